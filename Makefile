@@ -1,0 +1,78 @@
+# `make` lists the targets. Everything runs from .venv; two stamps say what is installed in it.
+# The dev set contains the embedded one in the same versions, so installing it over is additive.
+PYTHON ?= python3
+SEEDS  ?= 20
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo dev test check format chaos bench lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(VENV)/.dev  ## make .venv with everything that tests and checks need
+
+demo: $(VENV)/.embedded  ## a month of AWS costs, end to end, on this machine
+	$(BIN)/pipelines demo
+
+dev: $(VENV)/.embedded  ## serve all functions on port 8001, in one process
+	$(BIN)/pipelines dev
+
+test: $(VENV)/.dev  ## the whole test suite
+	$(BIN)/pytest -n auto
+
+check: $(VENV)/.dev  ## lint, format, types, dependency rule, configs and their schema
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pipelines validate configs
+	$(BIN)/pipelines schema --check configs/schema.json
+
+format: $(VENV)/.dev  ## let ruff fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+chaos: $(VENV)/.dev  ## kill processes at every point of a run: SEEDS=100 for more
+	$(BIN)/pytest tests/chaos --seeds $(SEEDS)
+
+bench: $(VENV)/.dev  ## measure what docs and changelog claim
+	$(BIN)/python -m benchmarks
+
+lock:  ## pin requirements*.txt anew from requirements/*.in: UPGRADE=1 takes newer versions
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip --disable-pip-version-check install --quiet uv==0.13.9
+	$(COMPILE) requirements/dev.in -o requirements-dev.txt
+	$(COMPILE) -c requirements-dev.txt requirements/cloud.in -o requirements.txt
+	$(COMPILE) -c requirements-dev.txt requirements/embedded.in -o requirements-embedded.txt
+
+# One file for Python 3.11 and later on every platform; no index is named in it.
+COMPILE = .venv-lock/bin/uv pip compile --quiet --python-version 3.11 --universal --generate-hashes \
+	--no-header --no-emit-index-url --no-emit-find-links --system-certs $(if $(UPGRADE),--upgrade)
+
+clean:  ## remove environments, caches and the data of demo and dev
+	rm -rf $(VENV) .venv-lock build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache .pipelines
+	find functions shared tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- environments ---------------------------------------------------------------------------------
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# editable_mode=compat is a plain path entry: no import hook to pay for at every start
+INSTALL_SELF = $(PIP) install --quiet --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
+
+$(VENV)/.embedded: requirements-embedded.txt pyproject.toml | $(VENV)/bin/pip
+	$(PIP) install --quiet --require-hashes -r requirements-embedded.txt
+	$(INSTALL_SELF)
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/bin/pip
+	$(PIP) install --quiet --require-hashes -r requirements-dev.txt
+	$(INSTALL_SELF)
+	@touch $(VENV)/.embedded $@
