@@ -1,0 +1,1 @@
+"""The engine: a pure core, ports with their backends, and the use cases over them."""

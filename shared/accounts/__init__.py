@@ -1,0 +1,191 @@
+"""The port of accounts: organizations, their plan, their API keys, and the quota of runs.
+
+A reservation is keyed by its run id, and its row is never deleted when it is settled: so reserving,
+settling, releasing and expiring may each happen twice, late, or in any order, and count once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from shared.core.record import Document
+
+
+class OrgStatus(StrEnum):
+    """Only ACTIVE and TRIAL may run; any other word a database holds is refused."""
+
+    ACTIVE = "ACTIVE"
+    TRIAL = "TRIAL"
+    SUSPENDED = "SUSPENDED"
+    CANCELLED = "CANCELLED"
+
+
+class Limits(Document, frozen=True, kw_only=True):
+    """Runs an organization may start; None is unlimited."""
+
+    daily: int | None
+    monthly: int | None
+    concurrent: int
+
+
+class Organization(Document, frozen=True, kw_only=True):
+    """A tenant. `status` is a text because the database may hold one we do not know."""
+
+    slug: str
+    name: str
+    status: str
+    plan: str
+    limits: Limits
+    created_at: datetime
+
+    @property
+    def may_run(self) -> bool:
+        return self.status in (OrgStatus.ACTIVE, OrgStatus.TRIAL)
+
+
+class Scope(StrEnum):
+    """What an API key may do. Admin includes the others."""
+
+    READ = "read"
+    EXECUTE = "execute"
+    ADMIN = "admin"
+
+
+class ApiKey(Document, frozen=True, kw_only=True):
+    """What may be shown of a key. `org` is None for the platform's own key."""
+
+    key_id: str
+    org: str | None
+    name: str
+    scopes: tuple[Scope, ...]
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+
+class ReservationStatus(StrEnum):
+    """The life of a reservation: held, then one of the others for ever."""
+
+    HELD = "held"
+    SETTLED = "settled"
+    EXPIRED = "expired"
+    RELEASED = "released"
+    VOID = "void"
+
+
+class Reserved(NamedTuple):
+    """The slot is held until `expires_at` (the row's own, when it was there before)."""
+
+    expires_at: datetime
+
+
+class Spent(NamedTuple):
+    """There is a reservation of this run id that is over: the run exists, or never will."""
+
+    status: ReservationStatus
+
+
+class Refused(NamedTuple):
+    """A limit is reached. Nothing was written."""
+
+    limit_type: str  # daily | monthly | concurrent
+    limit: int
+    used: int
+    reset_at: datetime | None  # None: when a run ends
+    retry_after: timedelta
+
+
+class NotAllowed(NamedTuple):
+    """The organization may not run at all; None is an organization that does not exist."""
+
+    status: str | None
+
+
+class Usage(NamedTuple):
+    """What an organization has used. `daily_resets_at` and `monthly_resets_at` are UTC midnights."""
+
+    limits: Limits
+    concurrent: int
+    today: int
+    month: int
+    succeeded: int
+    failed: int
+    daily_resets_at: datetime
+    monthly_resets_at: datetime
+
+
+class Orphan(NamedTuple):
+    """A held reservation whose run was not confirmed to exist."""
+
+    run_id: str
+    org: str
+
+
+class Accounts(Protocol):
+    """Every method raises Unavailable for a fault of the database, never a refusal."""
+
+    def create_organization(self, slug: str, name: str, plan: str, now: datetime) -> Organization:
+        """Raises Conflict when the slug is taken, Invalid for a bad slug or an unknown plan."""
+
+    def organization(self, slug: str) -> Organization | None: ...
+
+    def organizations(self) -> list[Organization]: ...
+
+    def set_status(self, slug: str, status: OrgStatus) -> Organization:
+        """Raises NotFound."""
+
+    def set_plan(self, slug: str, plan: str, limits: Limits | None = None) -> Organization:
+        """Changes the plan, or overrides its limits. Raises NotFound, Invalid."""
+
+    def create_key(
+        self,
+        org: str | None,
+        name: str,
+        scopes: Sequence[Scope],
+        now: datetime,
+        expires_at: datetime | None = None,
+    ) -> tuple[ApiKey, str]:
+        """The key and its text, which is shown this once and stored only as a hash."""
+
+    def authenticate(self, text: str, now: datetime) -> ApiKey | None:
+        """The key, or None when it is unknown, expired or revoked. Notes the use at most hourly."""
+
+    def keys(self, org: str | None) -> list[ApiKey]: ...
+
+    def revoke_key(self, org: str | None, key_id: str, now: datetime) -> bool:
+        """False when there is no such key of the organization."""
+
+    def reserve(
+        self, run_id: str, org: str, now: datetime, expires_at: datetime
+    ) -> Reserved | Spent | Refused | NotAllowed:
+        """Takes a slot and one run of the day and the month, in one transaction. Twice is once."""
+
+    def settle(
+        self, run_id: str, org: str, now: datetime, *, succeeded: bool, our_fault: bool
+    ) -> None:
+        """The run ended. Held: frees the slot and counts. Expired: counts. Absent: writes `void`.
+
+        A run that failed by our fault gives its day and month back.
+        """
+
+    def release(self, run_id: str) -> None:
+        """The run never was (only who settled its run id's fate may call): gives everything back."""
+
+    def confirm(self, run_id: str) -> None:
+        """The run of this held reservation exists."""
+
+    def sweep(self, now: datetime) -> int:
+        """Expires the held reservations whose time has passed; the count of them."""
+
+    def orphans(self, created_before: datetime, limit: int = 100) -> list[Orphan]:
+        """Held, unconfirmed reservations older than that."""
+
+    def usage(self, org: str, now: datetime) -> Usage | None:
+        """Rolled over to today and this month; None for an unknown organization."""
+
+    def close(self) -> None:
+        """Releases what the accounts hold. Twice is once."""

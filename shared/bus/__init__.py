@@ -1,0 +1,55 @@
+"""The port of messages: at least once, in any order, possibly late, twice or never.
+
+`publish` returns when the bus has taken the message. A handler that returns acknowledges; one that
+raises Unavailable refuses and gets it again; one that raises Unreadable has it parked as a dead
+letter. The protocol needs no more than this, and the tick covers a message that is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from shared.core.message import Topic
+
+
+class Outgoing(NamedTuple):
+    """One message to publish. `not_before` set: it is delivered at that time, not earlier."""
+
+    topic: Topic
+    body: bytes
+    not_before: datetime | None = None
+    attributes: Mapping[str, str] = {}
+
+
+class DeadLetter(NamedTuple):
+    """A message that was parked, with the reason and the count of deliveries tried."""
+
+    id: str
+    topic: Topic
+    body: bytes
+    attributes: Mapping[str, str]
+    reason: str
+    deliveries: int
+    published_at: datetime
+    parked_at: datetime
+
+
+class Bus(Protocol):
+    """Publishes messages and keeps those that nobody could handle."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Takes the messages, all or none. Raises Unavailable."""
+
+    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """The parked messages, oldest first."""
+
+    def redrive(self, letter_id: str) -> bool:
+        """Publishes a parked message again; False when there is none of that id."""
+
+    def drop(self, letter_id: str) -> bool:
+        """Deletes a parked message; False when there is none of that id."""
+
+    def close(self) -> None:
+        """Stops delivering after the handlers that run now."""

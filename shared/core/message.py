@@ -1,0 +1,141 @@
+"""The messages between the functions: versioned JSON, self-contained, without any secret.
+
+A message of an unknown version or shape is Unreadable: the bus parks it with that reason.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+
+from shared.core.record import Document, Json
+from shared.errors import Unreadable
+
+VERSION = 1
+
+
+class Topic(StrEnum):
+    """Where a message goes. One subscription each, but `run-events`, which is for everybody."""
+
+    STARTS = "starts"
+    STEPS = "steps"
+    COMPLETIONS = "completions"
+    RUN_EVENTS = "run-events"
+
+
+class StepMessage(Document, frozen=True, kw_only=True):
+    """Run this attempt. Carries the whole step, so that the worker needs no read of the run."""
+
+    v: int = VERSION
+    run_id: str
+    run_created_at: datetime
+    org: str
+    dataset: str
+    pipeline_id: str
+    address: str
+    provider: str
+    step_id: str
+    attempt: int
+    ps_type: str
+    config: dict[str, Json]
+    timeout_seconds: float
+    start_date: date
+    end_date: date
+    credential_id: str
+    not_after: datetime
+    trace: str = ""
+
+
+class CompletionMessage(Document, frozen=True, kw_only=True):
+    """Look at this run: because of an attempt that ended, or (without one) because it is due."""
+
+    v: int = VERSION
+    run_id: str
+    step_id: str = ""
+    attempt: int = 0
+
+
+class RunEvent(Document, frozen=True, kw_only=True):
+    """The end of a run, for other systems: the data of a CloudEvent `run.{status}`."""
+
+    v: int = VERSION
+    id: str
+    run_id: str
+    org: str
+    address: str
+    pipeline_id: str
+    status: str
+    outcome: str | None
+    finished_at: datetime
+    error: str | None = None
+
+
+M = TypeVar("M", StepMessage, CompletionMessage, RunEvent)
+
+_encoder = msgspec.json.Encoder()
+_decoders: dict[type, msgspec.json.Decoder[object]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (StepMessage, CompletionMessage, RunEvent)
+}
+
+
+class _Versioned(msgspec.Struct):
+    v: int
+
+
+_version = msgspec.json.Decoder(_Versioned)
+
+
+def encode(message: StepMessage | CompletionMessage | RunEvent) -> bytes:
+    """The message as JSON. The version is always written out, also when it is the default."""
+    body = _encoder.encode(message)
+    return b'{"v":%d,' % message.v + body[1:] if not body.startswith(b'{"v":') else body
+
+
+def decode(body: bytes, kind: type[M]) -> M:
+    """The message in `body`. Raises Unreadable, with the reason, for anything else."""
+    try:
+        version = _version.decode(body).v
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise Unreadable(f"not a message of ours: {error}") from error
+    if version != VERSION:
+        raise Unreadable(f"message version {version}, this release reads {VERSION}")
+    try:
+        return _decoders[kind].decode(body)  # type: ignore[return-value]  # the table maps kind to its decoder
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise Unreadable(f"not a {kind.__name__}: {error}") from error
+
+
+class PushMessage(msgspec.Struct, rename="camel"):
+    """The message inside the envelope; `data` may be missing when a message has attributes only."""
+
+    message_id: str = ""
+    data: bytes = b""  # base64 in JSON
+    attributes: dict[str, str] = {}
+    publish_time: str = ""
+
+
+class PushEnvelope(msgspec.Struct, rename="camel"):
+    """What Pub/Sub posts to a push endpoint (cloud.google.com/pubsub/docs/push)."""
+
+    message: PushMessage
+    subscription: str = ""
+    delivery_attempt: int | None = None
+
+
+_envelope = msgspec.json.Decoder(PushEnvelope)
+
+
+def open_envelope(body: bytes) -> PushEnvelope:
+    """The envelope in `body`. Raises Unreadable when it is none."""
+    try:
+        return _envelope.decode(body)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise Unreadable(f"not a push envelope: {error}") from error
+
+
+def seal_envelope(envelope: PushEnvelope) -> bytes:
+    """The JSON that `open_envelope` reads."""
+    return _encoder.encode(envelope)

@@ -1,0 +1,138 @@
+"""The port of runs: documents that are created if absent and changed only conditionally.
+
+Every method that writes says what "no" means, and none overwrites what another actor wrote first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from shared.core.plan import Plan
+from shared.core.run import Attempt, ErrorInfo, Result, Run, RunStatus, Summary
+
+
+class StoredRun(NamedTuple):
+    """A run as read: the plan it runs by, and the version that a conditional write names."""
+
+    run: Run
+    plan: Plan
+    version: object
+    writer: str
+
+
+class StoredAttempt(NamedTuple):
+    """An attempt as read, with the version that a conditional write names."""
+
+    attempt: Attempt
+    version: object
+
+
+class Close(NamedTuple):
+    """How an attempt ends. `evidence` and `log` are JSON, stored beside the attempt."""
+
+    result: Result
+    at: datetime
+    summary: Summary | None = None
+    error: ErrorInfo | None = None
+    retry_after_seconds: float | None = None
+    evidence: bytes = b""
+    log: bytes = b""
+
+
+class Page(NamedTuple):
+    """A page of history, newest first; `cursor` is None at the end."""
+
+    runs: list[Run]
+    cursor: str | None
+
+
+class HistoryFilter(NamedTuple):
+    """Empty fields do not filter. Times are half-open on `created_at`."""
+
+    pipeline_id: str | None = None
+    status: RunStatus | None = None
+    outcome: str | None = None
+    trigger: str | None = None
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+
+
+class LogChunk(NamedTuple):
+    """A part of an attempt's log: JSON lines, at most 256 KiB. `number` counts from 1 in its attempt."""
+
+    step_id: str
+    attempt: int
+    number: int
+    lines: bytes
+
+
+class RunStore(Protocol):
+    """Runs and their attempts (`protocol.md`). Every method raises Unavailable when it cannot answer."""
+
+    def create_run(self, run: Run, plan: Plan, writer: str) -> bool:
+        """Creates the run if absent. False: a run (or tombstone) of that id was there first.
+
+        When it returns, the run survives the process.
+        """
+
+    def run(self, run_id: str) -> StoredRun | None:
+        """The run, or None."""
+
+    def replace_run(self, stored: StoredRun, after: Run, writer: str) -> bool:
+        """Writes `after` if the run is still as read. False: somebody else wrote since; read again."""
+
+    def claim(self, attempt: Attempt) -> bool:
+        """Creates the attempt if absent, open or closed. False: it was there first.
+
+        When it returns, the claim survives the process: a step may be started on it.
+        """
+
+    def attempt(self, run_id: str, step_id: str, number: int) -> StoredAttempt | None:
+        """One attempt, or None."""
+
+    def attempts(
+        self, run_id: str, keys: Iterable[tuple[str, int]]
+    ) -> Mapping[tuple[str, int], StoredAttempt]:
+        """Those of the named attempts that exist."""
+
+    def closed_since(self, run_id: str, mark: datetime | None) -> list[Attempt]:
+        """The attempts closed after `mark` (all closed ones without). An optimisation: may miss some."""
+
+    def renew(
+        self, stored: StoredAttempt, lease_until: datetime, heartbeat_at: datetime
+    ) -> StoredAttempt | None:
+        """Extends the lease if the attempt is as read. None: it was closed or taken."""
+
+    def close_attempt(self, stored: StoredAttempt, how: Close) -> bool:
+        """Closes the attempt if it is open and as read. False: somebody else was first."""
+
+    def record_late(self, run_id: str, step_id: str, number: int, late: str) -> None:
+        """Notes a result that came after the close. Never changes how the attempt was closed."""
+
+    def run_status(self, run_id: str) -> RunStatus | None:
+        """Only the status: what a worker asks at a heartbeat."""
+
+    def due(self, now: datetime, limit: int = 500) -> list[str]:
+        """The ids of runs whose `wake_at` has come, earliest first."""
+
+    def history(
+        self, org: str, where: HistoryFilter, limit: int = 50, cursor: str | None = None
+    ) -> Page:
+        """The organization's runs, newest first. Raises Invalid for a cursor that is not ours."""
+
+    def attempts_of(self, run_id: str) -> list[Attempt]:
+        """All attempts of a run, in the order of their start."""
+
+    def evidence(self, run_id: str) -> list[tuple[str, int, bytes]]:
+        """(step, attempt, evidence) of every closed attempt that has evidence."""
+
+    def append_log(self, run_id: str, chunk: LogChunk) -> None:
+        """Stores a chunk of the log of a running attempt; the same number again replaces it."""
+
+    def logs(self, run_id: str, step_id: str | None = None) -> Sequence[LogChunk]:
+        """The chunks of a run's log in order of step, attempt and number."""
+
+    def close(self) -> None:
+        """Releases what the store holds. Twice is once."""
