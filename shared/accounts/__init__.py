@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from shared.core.plans import Limits as Limits
 from shared.core.record import Document
 
 
@@ -21,14 +22,6 @@ class OrgStatus(StrEnum):
     TRIAL = "TRIAL"
     SUSPENDED = "SUSPENDED"
     CANCELLED = "CANCELLED"
-
-
-class Limits(Document, frozen=True, kw_only=True):
-    """Runs an organization may start; None is unlimited."""
-
-    daily: int | None
-    monthly: int | None
-    concurrent: int
 
 
 class Organization(Document, frozen=True, kw_only=True):
