@@ -1,0 +1,577 @@
+"""Accounts in the journal's SQLite file: quota by one conditional UPDATE, reservations that stay.
+
+One writer at a time is SQLite's own rule, so no lock is taken here and none can be forgotten.
+Times are whole microseconds since 1970, UTC; a day is `2026-01-31`, a month `2026-01`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import sqlite3
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+from shared.accounts import (
+    ApiKey,
+    Limits,
+    NotAllowed,
+    Organization,
+    OrgStatus,
+    Orphan,
+    Refused,
+    ReservationStatus,
+    Reserved,
+    Scope,
+    Spent,
+    Usage,
+)
+from shared.core.lineage import SLUG
+from shared.errors import Conflict, Fault, Invalid, NotFound
+from shared.journal import Journal
+
+CONCURRENT_RETRY = timedelta(seconds=30)  # nobody knows when a run ends; most end within this
+LAST_USE_EVERY = timedelta(hours=1)
+MAX_NAME = 200
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS organizations (
+    slug TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    own_limits INTEGER NOT NULL DEFAULT 0,  -- 1: these stay when the plan changes
+    daily INTEGER,                          -- NULL is unlimited
+    monthly INTEGER,
+    concurrent INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS usage (
+    org TEXT PRIMARY KEY,
+    concurrent INTEGER NOT NULL DEFAULT 0 CHECK (concurrent >= 0),
+    day TEXT NOT NULL DEFAULT '',           -- the day that `today` counts
+    today INTEGER NOT NULL DEFAULT 0 CHECK (today >= 0),
+    month TEXT NOT NULL DEFAULT '',         -- the month that `this_month` counts
+    this_month INTEGER NOT NULL DEFAULT 0 CHECK (this_month >= 0),
+    succeeded INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS reservations (
+    run_id TEXT PRIMARY KEY,
+    org TEXT NOT NULL,
+    status TEXT NOT NULL,
+    outcome TEXT,                           -- succeeded, failed or never; set once
+    day TEXT NOT NULL,                      -- where it was counted, to give back there or nowhere
+    month TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    confirmed INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+-- As small as the number of runs at work, so the sweep and the orphans scan it whole.
+CREATE INDEX IF NOT EXISTS reservations_held ON reservations (org, expires_at)
+    WHERE status = 'held';
+
+CREATE TABLE IF NOT EXISTS api_keys (
+    key_id TEXT PRIMARY KEY,
+    secret_hash BLOB NOT NULL,
+    org TEXT,                               -- NULL is the platform's own
+    name TEXT NOT NULL,
+    scopes TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER,
+    last_used_at INTEGER
+) STRICT, WITHOUT ROWID;
+"""
+
+_ORGANIZATION = (
+    "SELECT slug, name, status, plan, daily, monthly, concurrent, created_at FROM organizations"
+)
+_FOLLOW_PLAN = """
+UPDATE organizations SET daily = :daily, monthly = :monthly, concurrent = :concurrent
+WHERE plan = :plan AND NOT own_limits
+    AND (daily, monthly, concurrent) IS NOT (:daily, :monthly, :concurrent)
+"""
+
+_EXPIRE_OF_ORG = (
+    "UPDATE reservations SET status = 'expired' "
+    "WHERE org = ? AND status = 'held' AND expires_at < ?"
+)
+_EXPIRE = (
+    "UPDATE reservations SET status = 'expired' "
+    "WHERE status = 'held' AND expires_at < ? RETURNING org"
+)
+_FREE = "UPDATE usage SET concurrent = concurrent - ? WHERE org = ?"
+_FIND = "SELECT org, status, expires_at FROM reservations WHERE run_id = ?"
+
+# The whole decision in one statement. Day and month only ever roll forward: a caller whose clock is
+# behind midnight counts on the newer day instead of wiping it.
+_TAKE = """
+UPDATE usage SET
+    concurrent = usage.concurrent + 1,
+    today = iif(usage.day >= :day, usage.today, 0) + 1,
+    this_month = iif(usage.month >= :month, usage.this_month, 0) + 1,
+    day = max(usage.day, :day),
+    month = max(usage.month, :month)
+FROM organizations AS o
+WHERE usage.org = :org AND o.slug = usage.org
+    AND o.status IN ('ACTIVE', 'TRIAL')
+    AND usage.concurrent < o.concurrent
+    AND (o.daily IS NULL OR iif(usage.day >= :day, usage.today, 0) < o.daily)
+    AND (o.monthly IS NULL OR iif(usage.month >= :month, usage.this_month, 0) < o.monthly)
+RETURNING day, month
+"""
+_HOLD = (
+    "INSERT INTO reservations (run_id, org, status, day, month, created_at, expires_at) "
+    "VALUES (?, ?, 'held', ?, ?, ?, ?)"
+)
+_STANDING = """
+SELECT o.status, o.daily, o.monthly, o.concurrent, u.concurrent,
+    iif(u.day >= :day, u.today, 0), iif(u.month >= :month, u.this_month, 0), u.succeeded, u.failed
+FROM organizations AS o JOIN usage AS u ON u.org = o.slug WHERE o.slug = :org
+"""
+
+# `outcome` is what makes twice once: a held row ends, an expired one stays expired but is counted.
+_END = """
+UPDATE reservations SET outcome = :outcome, status = iif(status = 'held', :status, status)
+WHERE run_id = :run_id AND outcome IS NULL AND status IN ('held', 'expired')
+RETURNING org, status, day, month
+"""
+_COUNT = """
+UPDATE usage SET
+    concurrent = concurrent - :slots,
+    succeeded = succeeded + :succeeded,
+    failed = failed + :failed,
+    today = today - (:back AND day = :day),
+    this_month = this_month - (:back AND month = :month)
+WHERE org = :org
+"""
+_VOID = (
+    "INSERT OR IGNORE INTO reservations (run_id, org, status, day, month, created_at, expires_at) "
+    "VALUES (?, ?, 'void', '', '', ?, ?)"
+)
+_CONFIRM = "UPDATE reservations SET confirmed = 1 WHERE run_id = ? AND status = 'held'"
+_ORPHANS = (
+    "SELECT run_id, org FROM reservations WHERE status = 'held' AND NOT confirmed "
+    "AND created_at < ? ORDER BY created_at, run_id LIMIT ?"
+)
+
+_KEY_COLUMNS = "key_id, org, name, scopes, created_at, expires_at, revoked_at, last_used_at"
+_FIND_KEY = f"SELECT {_KEY_COLUMNS}, secret_hash FROM api_keys WHERE key_id = ?"
+_NOTE_USE = (
+    "UPDATE api_keys SET last_used_at = ? "
+    "WHERE key_id = ? AND (last_used_at IS NULL OR last_used_at <= ?)"
+)
+
+_KEY_TEXT = re.compile(r"cpk_([0-9a-f]{12})_([0-9A-Za-z]{43})")
+_LETTERS = string.ascii_letters + string.digits
+_SCOPES = {scope.value: scope for scope in Scope}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_DAY = timedelta(days=1)
+
+
+class SqliteAccounts:
+    """The port of accounts over a journal that its owner closes."""
+
+    def __init__(self, journal: Journal, plans: Mapping[str, Limits]) -> None:
+        """Makes the tables, and lets organizations follow their plan where it has changed."""
+        self._journal = journal
+        self._plans = dict(plans)
+        journal.extend(SCHEMA)
+
+        def follow(db: sqlite3.Connection) -> None:
+            db.executemany(
+                _FOLLOW_PLAN, [{"plan": plan, **_columns(own)} for plan, own in plans.items()]
+            )
+
+        journal.write(follow)
+
+    # --- organizations ---
+
+    def create_organization(self, slug: str, name: str, plan: str, now: datetime) -> Organization:
+        faults = []
+        if not SLUG.fullmatch(slug):
+            faults.append(Fault("slug", f"{slug!r} does not match {SLUG.pattern}"))
+        if not name.strip() or len(name) > MAX_NAME:
+            faults.append(Fault("name", f"must have 1 to {MAX_NAME} characters"))
+        if plan not in self._plans:
+            faults.append(self._unknown_plan(plan))
+        if faults:
+            raise Invalid("the organization is not valid", faults)
+        made = Organization(
+            slug=slug,
+            name=name.strip(),
+            status=OrgStatus.ACTIVE.value,
+            plan=plan,
+            limits=self._plans[plan],
+            created_at=now.astimezone(UTC),
+        )
+
+        def create(db: sqlite3.Connection) -> bool:
+            created = db.execute(
+                "INSERT OR IGNORE INTO organizations "
+                "(slug, name, status, plan, daily, monthly, concurrent, created_at) "
+                "VALUES (:slug, :name, :status, :plan, :daily, :monthly, :concurrent, :at)",
+                {
+                    "slug": slug,
+                    "name": made.name,
+                    "status": made.status,
+                    "plan": plan,
+                    "at": _micros(now),
+                    **_columns(made.limits),
+                },
+            ).rowcount
+            if created:
+                db.execute("INSERT INTO usage (org) VALUES (?)", (slug,))
+            return bool(created)
+
+        if not self._journal.write(create):
+            raise Conflict(f"organization {slug!r} exists already", code="organization_exists")
+        return made
+
+    def organization(self, slug: str) -> Organization | None:
+        row = self._journal.read(
+            lambda db: db.execute(f"{_ORGANIZATION} WHERE slug = ?", (slug,)).fetchone()
+        )
+        return _organization(row) if row else None
+
+    def organizations(self) -> list[Organization]:
+        rows = self._journal.read(
+            lambda db: db.execute(f"{_ORGANIZATION} ORDER BY slug").fetchall()
+        )
+        return [_organization(row) for row in rows]
+
+    def set_status(self, slug: str, status: OrgStatus) -> Organization:
+        return self._change(
+            slug,
+            "UPDATE organizations SET status = :status WHERE slug = :slug",
+            {"status": status.value},
+        )
+
+    def set_plan(self, slug: str, plan: str, limits: Limits | None = None) -> Organization:
+        faults = [] if plan in self._plans else [self._unknown_plan(plan)]
+        for name, limit in _columns(limits).items() if limits else ():
+            if limit is not None and limit < 0:
+                faults.append(Fault(f"limits.{name}", f"{limit} is less than 0"))
+        if faults:
+            raise Invalid("the plan is not valid", faults)
+        return self._change(
+            slug,
+            "UPDATE organizations SET plan = :plan, own_limits = :own, daily = :daily, "
+            "monthly = :monthly, concurrent = :concurrent WHERE slug = :slug",
+            {"plan": plan, "own": limits is not None, **_columns(limits or self._plans[plan])},
+        )
+
+    def _change(self, slug: str, statement: str, values: dict[str, Any]) -> Organization:
+        def change(db: sqlite3.Connection) -> Any:
+            db.execute(statement, {**values, "slug": slug})
+            return db.execute(f"{_ORGANIZATION} WHERE slug = ?", (slug,)).fetchone()
+
+        row = self._journal.write(change)
+        if row is None:
+            raise _no_organization(slug)
+        return _organization(row)
+
+    def _unknown_plan(self, plan: str) -> Fault:
+        import difflib  # noqa: PLC0415 -- only a mistake needs it
+
+        near = difflib.get_close_matches(plan, self._plans, 1)
+        known = f"did you mean {near[0]!r}?" if near else f"plans: {', '.join(self._plans)}"
+        return Fault("plan", f"{plan!r} is not a plan ({known})")
+
+    # --- keys ---
+
+    def create_key(
+        self,
+        org: str | None,
+        name: str,
+        scopes: Sequence[Scope],
+        now: datetime,
+        expires_at: datetime | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Raises NotFound for an unknown organization, Invalid for a key that could do nothing."""
+        import secrets  # noqa: PLC0415, TID251 -- rare and slow to import; chance that none may replay
+
+        faults = []
+        if not name.strip() or len(name) > MAX_NAME:
+            faults.append(Fault("name", f"must have 1 to {MAX_NAME} characters"))
+        if not scopes:
+            faults.append(Fault("scopes", f"name at least one of {', '.join(_SCOPES)}"))
+        if expires_at is not None and expires_at <= now:
+            faults.append(Fault("expires_at", "is in the past"))
+        if faults:
+            raise Invalid("the API key is not valid", faults)
+        secret = "".join(secrets.choice(_LETTERS) for _ in range(43))  # 256 bits
+        key = ApiKey(
+            key_id=secrets.token_hex(6),
+            org=org,
+            name=name.strip(),
+            scopes=tuple(scope for scope in Scope if scope in scopes),
+            created_at=now.astimezone(UTC),
+            expires_at=expires_at.astimezone(UTC) if expires_at else None,
+        )
+
+        def create(db: sqlite3.Connection) -> bool:
+            if (
+                org is not None
+                and not db.execute("SELECT 1 FROM organizations WHERE slug = ?", (org,)).fetchone()
+            ):
+                return False
+            db.execute(
+                "INSERT INTO api_keys "
+                "(key_id, secret_hash, org, name, scopes, created_at, expires_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    key.key_id,
+                    _hash(secret),
+                    org,
+                    key.name,
+                    " ".join(key.scopes),
+                    _micros(now),
+                    _micros(expires_at) if expires_at else None,
+                ),
+            )
+            return True
+
+        if not self._journal.write(create):
+            raise _no_organization(str(org))
+        return key, f"cpk_{key.key_id}_{secret}"
+
+    def authenticate(self, text: str, now: datetime) -> ApiKey | None:
+        match = _KEY_TEXT.fullmatch(text)
+        if match is None:
+            return None
+        key_id, secret = match.groups()
+        row = self._journal.read(lambda db: db.execute(_FIND_KEY, (key_id,)).fetchone())
+        if row is None or not hmac.compare_digest(row[-1], _hash(secret)):
+            return None
+        key = _key(row)
+        if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+            return None
+        if key.last_used_at is None or now - key.last_used_at >= LAST_USE_EVERY:
+            at = _micros(now)
+            noted = (at, key_id, at - LAST_USE_EVERY // _MICROSECOND)
+            self._journal.write(lambda db: db.execute(_NOTE_USE, noted), wait=False)
+        return key
+
+    def keys(self, org: str | None) -> list[ApiKey]:
+        rows = self._journal.read(
+            lambda db: db.execute(
+                f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE org IS ? ORDER BY created_at, key_id",
+                (org,),
+            ).fetchall()
+        )
+        return [_key(row) for row in rows]
+
+    def revoke_key(self, org: str | None, key_id: str, now: datetime) -> bool:
+        def revoke(db: sqlite3.Connection) -> bool:
+            changed = db.execute(
+                "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) "
+                "WHERE key_id = ? AND org IS ?",
+                (_micros(now), key_id, org),
+            )
+            return bool(changed.rowcount)
+
+        return self._journal.write(revoke)
+
+    # --- quota ---
+
+    def reserve(
+        self, run_id: str, org: str, now: datetime, expires_at: datetime
+    ) -> Reserved | Spent | Refused | NotAllowed:
+        """Raises Conflict when the run id is held by another organization: a fault of the caller."""
+        day = _day(now)
+        at = _micros(now)
+        ends = _micros(expires_at)
+
+        def reserve(db: sqlite3.Connection) -> Reserved | Spent | Refused | NotAllowed:
+            expired = db.execute(_EXPIRE_OF_ORG, (org, at)).rowcount
+            if expired:
+                db.execute(_FREE, (expired, org))
+            row = db.execute(_FIND, (run_id,)).fetchone()
+            if row is not None:
+                if row[0] != org:
+                    raise Conflict(f"run {run_id!r} belongs to another organization")
+                if row[1] == "held":
+                    return Reserved(_moment(row[2]))
+                return Spent(ReservationStatus(row[1]))
+            counted = db.execute(_TAKE, {"org": org, "day": day, "month": day[:7]}).fetchone()
+            if counted is None:
+                return _why_not(db, org, now)
+            db.execute(_HOLD, (run_id, org, *counted, at, ends))
+            return Reserved(expires_at)
+
+        return self._journal.write(reserve)
+
+    def settle(
+        self, run_id: str, org: str, now: datetime, *, succeeded: bool, our_fault: bool
+    ) -> None:
+        def settle(db: sqlite3.Connection) -> None:
+            outcome = "succeeded" if succeeded else "failed"
+            if _end(db, run_id, "settled", outcome, back=our_fault and not succeeded):
+                return
+            at = _micros(now)
+            db.execute(_VOID, (run_id, org, at, at))
+
+        # No wait: the run's effects_done follows in the same journal. If that flag is on the disk, so
+        # is this; if a crash took both, the effects are done again and this row makes twice once.
+        self._journal.write(settle, wait=False)
+
+    def release(self, run_id: str) -> None:
+        # No wait: a release that a crash took leaves the row held, and the tick finds it again.
+        self._journal.write(lambda db: _end(db, run_id, "released", "never", back=True), wait=False)
+
+    def confirm(self, run_id: str) -> None:
+        self._journal.write(lambda db: db.execute(_CONFIRM, (run_id,)), wait=False)
+
+    def sweep(self, now: datetime) -> int:
+        def sweep(db: sqlite3.Connection) -> int:
+            orgs = [org for (org,) in db.execute(_EXPIRE, (_micros(now),))]
+            db.executemany(_FREE, [(count, org) for org, count in Counter(orgs).items()])
+            return len(orgs)
+
+        return self._journal.write(sweep, wait=False)
+
+    def orphans(self, created_before: datetime, limit: int = 100) -> list[Orphan]:
+        rows = self._journal.read(
+            lambda db: db.execute(_ORPHANS, (_micros(created_before), limit)).fetchall()
+        )
+        return [Orphan(*row) for row in rows]
+
+    def usage(self, org: str, now: datetime) -> Usage | None:
+        row = self._journal.read(lambda db: _standing(db, org, _day(now)))
+        if row is None:
+            return None
+        _, daily, monthly, concurrent, running, today, month, succeeded, failed = row
+        return Usage(
+            limits=Limits(daily=daily, monthly=monthly, concurrent=concurrent),
+            concurrent=running,
+            today=today,
+            month=month,
+            succeeded=succeeded,
+            failed=failed,
+            daily_resets_at=_next_day(now),
+            monthly_resets_at=_next_month(now),
+        )
+
+    def close(self) -> None:
+        """Nothing is held: the journal is its owner's, who closes it after all that share it."""
+
+
+def _standing(db: sqlite3.Connection, org: str, day: str) -> Any:
+    return db.execute(_STANDING, {"org": org, "day": day, "month": day[:7]}).fetchone()
+
+
+def _why_not(db: sqlite3.Connection, org: str, now: datetime) -> Refused | NotAllowed:
+    row = _standing(db, org, _day(now))
+    if row is None:
+        return NotAllowed(None)
+    status, daily, monthly, concurrent, running, today, month, *_ = row
+    if status not in (OrgStatus.ACTIVE, OrgStatus.TRIAL):
+        return NotAllowed(status)
+    # The limit that lasts longest: coming back for a nearer one would be refused again.
+    if monthly is not None and month >= monthly:
+        reset = _next_month(now)
+        return Refused("monthly", monthly, month, reset, reset - now)
+    if daily is not None and today >= daily:
+        reset = _next_day(now)
+        return Refused("daily", daily, today, reset, reset - now)
+    return Refused("concurrent", concurrent, running, None, CONCURRENT_RETRY)
+
+
+def _end(db: sqlite3.Connection, run_id: str, status: str, outcome: str, *, back: bool) -> bool:
+    """Ends a reservation once. False: there is no row of this run id."""
+    row = db.execute(_END, {"run_id": run_id, "status": status, "outcome": outcome}).fetchone()
+    if row is None:
+        return db.execute(_FIND, (run_id,)).fetchone() is not None
+    org, now_is, day, month = row
+    db.execute(
+        _COUNT,
+        {
+            "org": org,
+            "slots": now_is != "expired",  # an expired one gave its slot to the sweep
+            "succeeded": outcome == "succeeded",
+            "failed": outcome == "failed",
+            "back": back,
+            "day": day,
+            "month": month,
+        },
+    )
+    return True
+
+
+def _columns(limits: Limits) -> dict[str, int | None]:
+    return {
+        "daily": limits.daily,
+        "monthly": limits.monthly,
+        "concurrent": limits.concurrent,
+    }
+
+
+def _organization(row: Any) -> Organization:
+    slug, name, status, plan, daily, monthly, concurrent, created_at = row
+    return Organization(
+        slug=slug,
+        name=name,
+        status=status,
+        plan=plan,
+        limits=Limits(daily=daily, monthly=monthly, concurrent=concurrent),
+        created_at=_moment(created_at),
+    )
+
+
+def _key(row: Any) -> ApiKey:
+    key_id, org, name, scopes, created_at, expires_at, revoked_at, last_used_at = row[:8]
+    return ApiKey(
+        key_id=key_id,
+        org=org,
+        name=name,
+        # a scope of a newer release grants nothing here
+        scopes=tuple(_SCOPES[word] for word in scopes.split() if word in _SCOPES),
+        created_at=_moment(created_at),
+        expires_at=None if expires_at is None else _moment(expires_at),
+        revoked_at=None if revoked_at is None else _moment(revoked_at),
+        last_used_at=None if last_used_at is None else _moment(last_used_at),
+    )
+
+
+def _hash(secret: str) -> bytes:
+    # 256 random bits cannot be guessed from a fast hash; a slow one would only slow every request.
+    return sha256(secret.encode()).digest()
+
+
+def _no_organization(slug: str) -> NotFound:
+    return NotFound(f"there is no organization {slug!r}", code="organization_not_found")
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _moment(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def _day(now: datetime) -> str:
+    return now.astimezone(UTC).date().isoformat()
+
+
+def _next_day(now: datetime) -> datetime:
+    return _midnight(now.astimezone(UTC).date() + _DAY)
+
+
+def _next_month(now: datetime) -> datetime:
+    first = now.astimezone(UTC).date().replace(day=1)
+    return _midnight((first + timedelta(days=32)).replace(day=1))
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
