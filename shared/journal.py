@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,7 +36,7 @@ class Journal:
         """
         self._mutex = threading.Lock()
         self._commit = threading.Lock()
-        self._dirty = threading.Condition()
+        self._dirty = threading.Event()
         self._applied = 0  # writes executed so far
         self._durable = 0  # writes committed so far
         self._open = False  # inside a transaction?
@@ -94,13 +94,9 @@ class Journal:
             ticket = self._applied
         if wait:
             self._wait(ticket)
-        elif not self._dirty_pending:
-            with self._dirty:
-                self._dirty_pending = True
-                self._dirty.notify()
+        elif not self._dirty.is_set():
+            self._dirty.set()
         return result
-
-    _dirty_pending = False
 
     def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `operation` on what this process has written so far, durable or not."""
@@ -126,8 +122,7 @@ class Journal:
                 self._end()
             self._closed = True
             self._db.close()
-        with self._dirty:
-            self._dirty.notify()
+        self._dirty.set()
         self._flusher.join()
 
     def _wait(self, ticket: int) -> None:
@@ -163,23 +158,11 @@ class Journal:
             )
 
     def _flush(self) -> None:
-        while True:
-            with self._dirty:
-                while not self._dirty_pending and not self._closed:
-                    self._dirty.wait()
-                if self._closed:
-                    return
-                self._dirty.wait(FLUSH_SECONDS)
-                self._dirty_pending = False
+        while not self._closed:
+            self._dirty.wait()
+            time.sleep(FLUSH_SECONDS)
+            self._dirty.clear()
             try:
                 self.sync()
             except Unavailable:
-                return  # every later call of the owner raises it
-
-    @contextmanager
-    def opened(self) -> Iterator[Journal]:
-        """`with journal.opened():` closes it at the end."""
-        try:
-            yield self
-        finally:
-            self.close()
+                return  # closed, or broken: then every later call of the owner raises it

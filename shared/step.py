@@ -43,9 +43,13 @@ class StepContext(Protocol):
     end_date: date
     credential_id: str
     deadline: datetime
-    log: StepLog
-    warehouse: Warehouse
     writer: Writer
+
+    @property
+    def log(self) -> StepLog: ...
+
+    @property
+    def warehouse(self) -> Warehouse: ...
 
     def check(self) -> None:
         """Raises Stopped when the attempt was taken away, Transient when its time is over."""

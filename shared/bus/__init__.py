@@ -1,8 +1,9 @@
 """The port of messages: at least once, in any order, possibly late, twice or never.
 
-`publish` returns when the bus has taken the message. A handler that returns acknowledges; one that
-raises Unavailable refuses and gets it again; one that raises Unreadable has it parked as a dead
-letter. The protocol needs no more than this, and the tick covers a message that is lost.
+A message that a handler published before it answered survives whenever its acknowledgement does. A
+handler that answers 2xx acknowledges; any other answer refuses, and the message comes again, later
+each time, until it is parked as a dead letter. What cannot be understood is parked at once. The
+protocol needs no more than this; the tick covers a message that is lost.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class Bus(Protocol):
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
         """Takes the messages, all or none. Raises Unavailable."""
+
+    def park(self, message: Outgoing, reason: str, deliveries: int) -> None:
+        """Keeps a message that nobody can handle, with its reason. Raises Unavailable."""
 
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """The parked messages, oldest first."""

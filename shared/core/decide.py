@@ -443,6 +443,24 @@ def cancel(run: Run, plan: Plan, now: datetime, timing: Timing, reason: str) -> 
     )
 
 
+def fail_waiting(run: Run, now: datetime, timing: Timing, error: ErrorInfo) -> Run:
+    """A pending run that will never be let go: it ends failed, and says why."""
+    draft = _Draft(run, now)
+    draft.run(RunStatus.FAILED, error.code)
+    ended = replace(
+        run,
+        status=RunStatus.FAILED,
+        finished_at=now,
+        effects_at=now + timing.effects_delay,
+        error=error,
+        stop_reason=error.code,
+        retry_at=None,
+        waiting_for=None,
+        transitions=run.transitions + tuple(draft.transitions),
+    )
+    return replace(ended, wake_at=wake_at(ended, timing))
+
+
 def outstanding(run: Run) -> list[tuple[str, int]]:
     """The (step, attempt) pairs whose attempt may be open or closed and is not folded yet."""
     return [

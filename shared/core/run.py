@@ -276,14 +276,15 @@ class Timing(Document, frozen=True, kw_only=True):
     fold_interval: timedelta = timedelta(milliseconds=250)
 
 
+# One process: a restart ends the leases of the process before it, so they may outlast a slow disk.
 EMBEDDED_TIMING = Timing(
-    lease=timedelta(seconds=3),
-    heartbeat=timedelta(seconds=1),
+    lease=timedelta(seconds=10),
+    heartbeat=timedelta(seconds=2),
     lease_grace=timedelta(seconds=1),
     requeue=timedelta(seconds=5),
     requeue_cap=timedelta(seconds=60),
-    cancel_grace=timedelta(seconds=3),
-    deadline_grace=timedelta(seconds=3),
+    cancel_grace=timedelta(seconds=5),
+    deadline_grace=timedelta(seconds=5),
     effects_delay=timedelta(seconds=1),
     orphan_age=timedelta(seconds=30),
     quota_wait=timedelta(seconds=2),

@@ -69,7 +69,11 @@ class LogChunk(NamedTuple):
 
 
 class RunStore(Protocol):
-    """Runs and their attempts (`protocol.md`). Every method raises Unavailable when it cannot answer."""
+    """Runs and their attempts. Every method raises Unavailable when it cannot answer.
+
+    Writes survive in the order in which they were made; where a method does not say that its write
+    survives the process when it returns, `sync` does.
+    """
 
     def create_run(self, run: Run, plan: Plan, writer: str) -> bool:
         """Creates the run if absent. False: a run (or tombstone) of that id was there first.
@@ -80,11 +84,14 @@ class RunStore(Protocol):
     def run(self, run_id: str) -> StoredRun | None:
         """The run, or None."""
 
-    def replace_run(self, stored: StoredRun, after: Run, writer: str) -> bool:
-        """Writes `after` if the run is still as read. False: somebody else wrote since; read again."""
+    def replace_run(self, stored: StoredRun, after: Run, writer: str) -> StoredRun | None:
+        """Writes `after` if the run is still as read. None: somebody else wrote since; read again.
 
-    def claim(self, attempt: Attempt) -> bool:
-        """Creates the attempt if absent, open or closed. False: it was there first.
+        `writer` is a nonce of this write: a backend whose answer got lost finds out by it who won.
+        """
+
+    def claim(self, attempt: Attempt) -> StoredAttempt | None:
+        """Creates the attempt if absent, open or closed. None: another owner's was there first.
 
         When it returns, the claim survives the process: a step may be started on it.
         """
@@ -133,6 +140,9 @@ class RunStore(Protocol):
 
     def logs(self, run_id: str, step_id: str | None = None) -> Sequence[LogChunk]:
         """The chunks of a run's log in order of step, attempt and number."""
+
+    def sync(self) -> None:
+        """Returns when every write so far survives the process: before a caller is told of it."""
 
     def close(self) -> None:
         """Releases what the store holds. Twice is once."""

@@ -1,0 +1,49 @@
+"""Everything a use case may touch, in one value: the ports, the clock, chance, and identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from shared.accounts import Accounts
+from shared.bus import Bus
+from shared.core.run import Timing
+from shared.log import Log
+from shared.objects import ObjectStore
+from shared.state import RunStore
+from shared.step import Processor
+from shared.vault import Credential, Vault
+from shared.warehouse import Warehouse
+
+
+class PipelineCatalog(Protocol):
+    """The pipelines of this release; `shared.engine.catalog` has it."""
+
+    def get(self, address: str) -> Any: ...
+
+    def addresses(self) -> list[str]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """Made by `bootstrap` only. What is expensive to open is a function that opens it once."""
+
+    runs: RunStore
+    bus: Bus
+    accounts: Accounts
+    vault: Vault
+    warehouse: Callable[[], Warehouse]
+    objects: Callable[[str, str, Callable[[], Credential]], ObjectStore]
+    catalog: Callable[[], Any]
+    processors: Mapping[str, Processor]
+    timing: Timing
+    environment: str
+    code_version: str
+    log: Log
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
+    random: Callable[[], float]
+    new_id: Callable[[], str]

@@ -1,0 +1,368 @@
+"""The embedded bus: a queue in the process, kept in its SQLite file until it is acknowledged.
+
+Nothing polls: a published message goes straight to a waiting thread, the table only remembers it. What
+was not acknowledged when the process ended is delivered again by the next one.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+
+from shared.bus import DeadLetter, Outgoing
+from shared.bus.push import Deliver
+from shared.core.message import PushEnvelope, PushMessage, Topic, seal_envelope
+from shared.errors import Unavailable
+from shared.journal import Journal
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS messages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    topic TEXT NOT NULL,
+    body BLOB NOT NULL,
+    attributes BLOB NOT NULL,
+    published_at INTEGER NOT NULL,
+    available_at INTEGER NOT NULL,
+    deliveries INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS dead_letters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    topic TEXT NOT NULL,
+    body BLOB NOT NULL,
+    attributes BLOB NOT NULL,
+    reason TEXT NOT NULL,
+    deliveries INTEGER NOT NULL,
+    published_at INTEGER NOT NULL,
+    parked_at INTEGER NOT NULL
+);
+"""
+
+MAX_DELIVERIES = 20
+FIRST_RETRY = timedelta(seconds=1)
+LAST_RETRY = timedelta(seconds=60)
+# Bodies beyond these are read again from the table when their turn comes.
+BODIES_IN_MEMORY = 5_000
+_CLOSE_SECONDS = 10
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Subscription(NamedTuple):
+    """Who gets a topic's messages: the path of a push endpoint, and how many at a time."""
+
+    path: str
+    threads: int
+
+
+class _Message(NamedTuple):
+    id: int
+    topic: Topic
+    body: bytes | None
+    attributes: dict[str, str]
+    published_at: int
+    deliveries: int
+
+
+class LocalBus:
+    """Bus over a Journal. A topic without a subscription drops what is published to it."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        subscriptions: Mapping[Topic, Subscription],
+        deliver: Deliver,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._journal = journal
+        self._subscriptions = subscriptions
+        self._deliver = deliver
+        self._now = now
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # for the timer and for `idle`
+        self._wakers = {topic: threading.Condition(self._lock) for topic in subscriptions}
+        self._ready: dict[Topic, deque[_Message]] = {topic: deque() for topic in subscriptions}
+        self._idle = dict.fromkeys(subscriptions, 0)
+        self._started = dict.fromkeys(subscriptions, 0)
+        self._later: list[tuple[int, int, _Message]] = []
+        self._busy = 0
+        self._running = False
+        self._threads: list[threading.Thread] = []
+        journal.extend(SCHEMA)
+
+    def start(self) -> None:
+        """Begins to deliver, first what an earlier process left."""
+        rows = self._journal.read(
+            lambda db: db.execute(
+                "SELECT id, topic, body, attributes, published_at, deliveries, available_at"
+                " FROM messages ORDER BY id"
+            ).fetchall()
+        )
+        with self._changed:
+            self._running = True
+            for queue in self._ready.values():
+                queue.clear()
+            self._later.clear()
+            for row in rows:
+                message = _Message(
+                    row[0], Topic(row[1]), row[2], msgspec.json.decode(row[3]), row[4], row[5]
+                )
+                if message.topic in self._ready:
+                    self._put(message, row[6])
+        timer = threading.Thread(target=self._timer, name="bus-timer", daemon=True)
+        self._threads.append(timer)
+        timer.start()
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        wanted = [message for message in messages if message.topic in self._ready]
+        if not wanted:
+            return
+        published_at = _micros(self._now())
+        rows = [
+            (
+                message.topic,
+                message.body,
+                msgspec.json.encode(message.attributes),
+                published_at,
+                published_at if message.not_before is None else _micros(message.not_before),
+            )
+            for message in wanted
+        ]
+
+        def insert(db: sqlite3.Connection) -> list[int]:
+            ids = []
+            for row in rows:
+                cursor = db.execute(
+                    "INSERT INTO messages (topic, body, attributes, published_at, available_at)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    row,
+                )
+                ids.append(cursor.lastrowid or 0)
+            return ids
+
+        ids = self._journal.write(insert, wait=False)
+        with self._changed:
+            for message_id, message, row in zip(ids, wanted, rows, strict=True):
+                queued = _Message(
+                    message_id, message.topic, message.body, dict(message.attributes), row[3], 0
+                )
+                self._put(queued, row[4])
+
+    def park(self, message: Outgoing, reason: str, deliveries: int) -> None:
+        now = _micros(self._now())
+        row = (
+            message.topic,
+            message.body,
+            msgspec.json.encode(message.attributes),
+            reason,
+            deliveries,
+            now,
+            now,
+        )
+        self._journal.write(lambda db: _insert_dead_letter(db, row), wait=False)
+
+    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        rows = self._journal.read(
+            lambda db: db.execute(
+                "SELECT id, topic, body, attributes, reason, deliveries, published_at, parked_at"
+                " FROM dead_letters ORDER BY id LIMIT ?",
+                (limit,),
+            ).fetchall()
+        )
+        return [
+            DeadLetter(
+                str(row[0]),
+                Topic(row[1]),
+                row[2],
+                msgspec.json.decode(row[3]),
+                row[4],
+                row[5],
+                _time(row[6]),
+                _time(row[7]),
+            )
+            for row in rows
+        ]
+
+    def redrive(self, letter_id: str) -> bool:
+        letter = self._take(letter_id)
+        if letter is None:
+            return False
+        self.publish([Outgoing(Topic(letter[0]), letter[1], None, msgspec.json.decode(letter[2]))])
+        self._journal.sync()
+        return True
+
+    def drop(self, letter_id: str) -> bool:
+        return self._take(letter_id) is not None
+
+    def idle(self, timeout_seconds: float) -> bool:
+        """Waits until nothing is ready or being handled (delayed messages apart); False at the timeout."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not self._busy and not any(self._ready.values()), timeout_seconds
+            )
+
+    def close(self) -> None:
+        with self._changed:
+            self._running = False
+            for waker in self._wakers.values():
+                waker.notify_all()
+            self._changed.notify_all()
+            threads, self._threads = self._threads, []
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(_CLOSE_SECONDS)
+
+    def _take(self, letter_id: str) -> tuple[str, bytes, bytes] | None:
+        if not letter_id.isascii() or not letter_id.isdigit() or len(letter_id) > 18:
+            return None
+
+        def delete(db: sqlite3.Connection) -> tuple[str, bytes, bytes] | None:
+            found: tuple[str, bytes, bytes] | None = db.execute(
+                "DELETE FROM dead_letters WHERE id = ? RETURNING topic, body, attributes",
+                (int(letter_id),),
+            ).fetchone()
+            return found
+
+        return self._journal.write(delete)
+
+    # Everything below runs with `self._changed` held, or in a thread of the bus.
+
+    def _put(self, message: _Message, available_at: int) -> None:
+        if available_at > _micros(self._now()):
+            heapq.heappush(self._later, (available_at, message.id, message))
+            self._changed.notify_all()
+            return
+        queue = self._ready[message.topic]
+        if len(queue) > BODIES_IN_MEMORY:
+            message = message._replace(body=None)
+        queue.append(message)
+        if self._idle[message.topic]:
+            self._wakers[message.topic].notify()
+        elif self._running and (
+            self._started[message.topic] < self._subscriptions[message.topic].threads
+        ):
+            self._started[message.topic] += 1
+            thread = threading.Thread(
+                target=self._work,
+                args=(message.topic,),
+                name=f"bus-{message.topic}-{self._started[message.topic]}",
+                daemon=True,
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self, topic: Topic) -> None:
+        queue = self._ready[topic]
+        path = self._subscriptions[topic].path
+        while True:
+            with self._changed:
+                while self._running and not queue:
+                    self._idle[topic] += 1
+                    self._wakers[topic].wait()
+                    self._idle[topic] -= 1
+                if not self._running:
+                    return
+                message = queue.popleft()
+                self._busy += 1
+            try:
+                self._handle(path, message)
+            except Unavailable:
+                pass  # the file is closed or broken; the message stays in it
+            finally:
+                with self._changed:
+                    self._busy -= 1
+                    if not self._busy:
+                        self._changed.notify_all()
+
+    def _handle(self, path: str, message: _Message) -> None:
+        body = message.body
+        if body is None:
+            row = self._journal.read(
+                lambda db: db.execute(
+                    "SELECT body FROM messages WHERE id = ?", (message.id,)
+                ).fetchone()
+            )
+            body = row[0]
+        envelope = PushEnvelope(
+            message=PushMessage(
+                message_id=str(message.id), data=body, attributes=message.attributes
+            ),
+            subscription=message.topic,
+            delivery_attempt=message.deliveries + 1,
+        )
+        try:
+            answer = self._deliver(path, seal_envelope(envelope))
+            status, text = answer
+        except Exception as error:  # noqa: BLE001  # a fault of the endpoint must not end the bus
+            status, text = 500, f"{type(error).__name__}: {error}"
+        if 200 <= status < 300:
+            self._journal.write(
+                lambda db: db.execute("DELETE FROM messages WHERE id = ?", (message.id,)),
+                wait=False,
+            )
+        else:
+            self._refused(message, body, f"http {status}: {text}")
+
+    def _refused(self, message: _Message, body: bytes, reason: str) -> None:
+        deliveries = message.deliveries + 1
+        now = self._now()
+        if deliveries >= MAX_DELIVERIES:
+            row = (
+                message.topic,
+                body,
+                msgspec.json.encode(message.attributes),
+                reason,
+                deliveries,
+                message.published_at,
+                _micros(now),
+            )
+
+            def park(db: sqlite3.Connection) -> None:
+                _insert_dead_letter(db, row)
+                db.execute("DELETE FROM messages WHERE id = ?", (message.id,))
+
+            self._journal.write(park, wait=False)
+            return
+        again = _micros(now + min(FIRST_RETRY * 2 ** (deliveries - 1), LAST_RETRY))
+        self._journal.write(
+            lambda db: db.execute(
+                "UPDATE messages SET deliveries = ?, available_at = ? WHERE id = ?",
+                (deliveries, again, message.id),
+            ),
+            wait=False,
+        )
+        with self._changed:
+            self._put(message._replace(deliveries=deliveries), again)
+
+    def _timer(self) -> None:
+        with self._changed:
+            while self._running:
+                now = _micros(self._now())
+                while self._later and self._later[0][0] <= now:
+                    available_at, _, message = heapq.heappop(self._later)
+                    self._put(message, available_at)
+                wait = (self._later[0][0] - now) / 1e6 if self._later else None
+                self._changed.wait(wait)
+
+
+def _insert_dead_letter(db: sqlite3.Connection, row: tuple[object, ...]) -> None:
+    db.execute(
+        "INSERT INTO dead_letters"
+        " (topic, body, attributes, reason, deliveries, published_at, parked_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        row,
+    )
+
+
+def _micros(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+def _time(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)

@@ -1,0 +1,29 @@
+"""The use cases, over ports only: what the functions call."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from shared.app import App
+from shared.engine.advance import Coordinator
+from shared.engine.work import Worker
+
+
+class Engine:
+    """The use cases of one process. A coordinator or a worker is made when it is first asked for."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    @cached_property
+    def coordinator(self) -> Coordinator:
+        return Coordinator(self.app)
+
+    @cached_property
+    def worker(self) -> Worker:
+        return Worker(self.app)
+
+    def close(self) -> None:
+        """Ends the worker's thread, if there is one."""
+        if "worker" in vars(self):
+            self.worker.close()

@@ -1,0 +1,248 @@
+"""Starts a run: reserve, create if absent, publish. Never releases what it reserved.
+
+The run id follows from the organization and the idempotency key, so that the same call makes the same
+run; the creation of the run document is the last word on who made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from hashlib import sha256
+from typing import NamedTuple, assert_never
+
+import msgspec
+
+from shared.accounts import NotAllowed, Refused, Reserved, Spent
+from shared.app import App
+from shared.core.dates import parse_dates
+from shared.core.decide import start
+from shared.core.lineage import NO_CREDENTIAL, dataset_of
+from shared.core.pipeline import Pipeline, resolve_plan
+from shared.core.plan import Plan
+from shared.core.record import Json
+from shared.core.run import Params, Run, RunStatus, Transition, Trigger, derived_run_id, shard_of
+from shared.engine.advance import step_messages
+from shared.errors import Fault, Forbidden, Invalid, Mismatch, NotFound, QuotaExceeded, Unavailable
+
+_TRIES = 20
+
+
+class Submission(NamedTuple):
+    """What a caller asks for. Dates are ISO days, inclusive; left out, yesterday (UTC)."""
+
+    org: str
+    address: str
+    start_date: str | None = None
+    end_date: str | None = None
+    credential_id: str | None = None
+    parameters: Mapping[str, Json] = {}
+    idempotency_key: str | None = None
+    trigger: Trigger = Trigger.API
+    trace: str = ""
+
+
+class Submitted(NamedTuple):
+    """The run that stands for the call; `replayed` when an earlier call had made it."""
+
+    run: Run
+    replayed: bool
+
+
+def submit(app: App, asked: Submission) -> Submitted:
+    """Starts the run, or finds the one that the same call started before.
+
+    Raises Invalid, NotFound, Forbidden, Mismatch, QuotaExceeded (nothing was stored), Unavailable.
+    """
+    request_hash = _request_hash(asked)
+    for k in range(_TRIES):
+        run_id = app.new_id() if asked.idempotency_key is None else _run_id(asked, k)
+        there = None if asked.idempotency_key is None else app.runs.run(run_id)
+        if there is None:
+            answer = _try(app, asked, run_id, request_hash)
+            if answer is not None:
+                return answer
+            there = app.runs.run(run_id)
+        if there is not None and not there.run.tombstone:
+            return _replay(there.run, request_hash)
+    raise Unavailable(f"{_TRIES} run ids in a row belong to abandoned runs; try again")
+
+
+def prepare(app: App, asked: Submission, run_id: str, now: datetime) -> tuple[Params, Plan]:
+    """What the run would do: its parameters and its resolved plan. Raises as `submit` does."""
+    organization = app.accounts.organization(asked.org)
+    if organization is None:
+        raise NotFound(f"there is no organization {asked.org!r}", code="org_not_found")
+    if not organization.may_run:
+        raise _forbidden(asked.org, organization.status)
+    pipeline: Pipeline = app.catalog().get(asked.address)
+    dates = parse_dates(asked.start_date, asked.end_date, now)
+    credential_id, metadata = _credential(app, asked, pipeline)
+    params = Params(
+        start_date=dates.start,
+        end_date=dates.end,
+        credential_id=credential_id,
+        parameters=dict(asked.parameters),
+    )
+    plan = resolve_plan(
+        pipeline,
+        app.processors,
+        org=asked.org,
+        dataset=dataset_of(asked.org, app.environment),
+        run_id=run_id,
+        params=params,
+        credential_metadata=metadata,
+        project_id=app.environment,
+    )
+    return params, plan
+
+
+def _try(app: App, asked: Submission, run_id: str, request_hash: str) -> Submitted | None:
+    """One run id: the run made, or None when somebody else settled the fate of that id."""
+    now = app.now()
+    params, plan = prepare(app, asked, run_id, now)
+    slack = app.timing.reservation_slack
+    answer = app.accounts.reserve(run_id, asked.org, now, now + plan.timeout + slack)
+    match answer:
+        case Spent():
+            if app.runs.run(run_id) is None:
+                _abandon(app, asked, run_id, plan, now)
+            return None
+        case NotAllowed():
+            raise _forbidden(asked.org, answer.status)
+        case Refused():
+            raise quota_exceeded(answer)
+        case Reserved():
+            expires_at = answer.expires_at
+        case _:
+            assert_never(answer)
+    waiting = Run(
+        run_id=run_id,
+        org=asked.org,
+        dataset=dataset_of(asked.org, app.environment),
+        address=asked.address,
+        pipeline_id=plan.pipeline_id,
+        trigger=asked.trigger,
+        request_hash=request_hash,
+        created_at=now,
+        status=RunStatus.PENDING,
+        params=params,
+        shard=shard_of(run_id),
+        config_hash=plan.config_hash,
+        code_version=app.code_version,
+        trace=asked.trace,
+        deadline=min(now + plan.timeout, expires_at - slack),
+        reservation_expires_at=expires_at,
+        transitions=(Transition(at=now, to=RunStatus.PENDING, reason=asked.trigger),),
+    )
+    decision = start(waiting, plan, now, app.timing, "quota reserved")
+    if not app.runs.create_run(decision.run, plan, app.new_id()):
+        return None
+    app.bus.publish(step_messages(decision.run, plan, decision.publish))
+    app.log.info("run.accepted", run=run_id, org=asked.org, pipeline=plan.pipeline_id)
+    return Submitted(decision.run, replayed=False)
+
+
+def _abandon(app: App, asked: Submission, run_id: str, plan: Plan, now: datetime) -> None:
+    """Writes a tombstone where a reservation ended without a run: the id is used up."""
+    app.runs.create_run(tombstone(run_id, asked.org, app.environment, now), plan, app.new_id())
+
+
+def tombstone(run_id: str, org: str, environment: str, now: datetime) -> Run:
+    """A run that never was: fixes that nobody can create it any more."""
+    day = now.date()
+    return Run(
+        run_id=run_id,
+        org=org,
+        dataset=dataset_of(org, environment),
+        address="",
+        pipeline_id="",
+        trigger=Trigger.API,
+        request_hash="",
+        created_at=now,
+        finished_at=now,
+        status=RunStatus.FAILED,
+        params=Params(start_date=day, end_date=day),
+        tombstone=True,
+        effects_done=True,
+    )
+
+
+def quota_exceeded(refused: Refused) -> QuotaExceeded:
+    """The refusal in words, with what a client needs to come back in time."""
+    until = (
+        "when one of them ends"
+        if refused.reset_at is None
+        else f"at {refused.reset_at:%Y-%m-%d %H:%M} UTC"
+    )
+    return QuotaExceeded(
+        f"the {refused.limit_type} limit of {refused.limit} runs is reached"
+        f" ({refused.used} used); it frees {until}",
+        limit_type=refused.limit_type,
+        limit=refused.limit,
+        used=refused.used,
+        reset_at=refused.reset_at,
+        retry_after=refused.retry_after,
+    )
+
+
+def _replay(run: Run, request_hash: str) -> Submitted:
+    if run.request_hash != request_hash:
+        raise Mismatch(
+            f"this Idempotency-Key started run {run.run_id} with another request;"
+            " use a new key for a new request"
+        )
+    return Submitted(run, replayed=True)
+
+
+def _credential(app: App, asked: Submission, pipeline: Pipeline) -> tuple[str, dict[str, Json]]:
+    if not pipeline.needs_credential(app.processors):
+        return asked.credential_id or NO_CREDENTIAL, {}
+    if asked.credential_id is not None:
+        info = app.vault.info(asked.org, pipeline.provider, asked.credential_id)
+        if info is None or not info.active:
+            raise Invalid(
+                f"organization {asked.org!r} has no active {pipeline.provider} credential"
+                f" {asked.credential_id!r}",
+                [Fault("credential_id", _known(app, asked.org, pipeline.provider))],
+                code="credential_not_found",
+            )
+        return info.credential_id, info.metadata
+    active = app.vault.find(asked.org, pipeline.provider)
+    if len(active) == 1:
+        return active[0].credential_id, active[0].metadata
+    raise Invalid(
+        f"organization {asked.org!r} has {len(active) or 'no'} active {pipeline.provider}"
+        f" credential{'s; say which' if active else '; add one first'}",
+        [Fault("credential_id", _known(app, asked.org, pipeline.provider))],
+        code="credential_ambiguous" if active else "credential_missing",
+    )
+
+
+def _known(app: App, org: str, provider: str) -> str:
+    ids = [info.credential_id for info in app.vault.find(org, provider)]
+    return f"is one of: {', '.join(ids)}" if ids else "none is stored for this provider"
+
+
+def _forbidden(org: str, status: str | None) -> Forbidden:
+    return Forbidden(
+        f"organization {org!r} is {status or 'unknown'}; only ACTIVE and TRIAL may run",
+        code="org_not_active",
+    )
+
+
+def _run_id(asked: Submission, k: int) -> str:
+    return derived_run_id(asked.org, asked.idempotency_key or "", str(k))
+
+
+def _request_hash(asked: Submission) -> str:
+    said = msgspec.json.encode(
+        [
+            asked.address,
+            asked.start_date,
+            asked.end_date,
+            asked.credential_id,
+            dict(sorted(asked.parameters.items())),
+        ]
+    )
+    return sha256(said).hexdigest()

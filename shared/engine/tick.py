@@ -1,0 +1,77 @@
+"""What the clock brings about: hints for runs that are due, and sweeps of quota.
+
+Never runs a step and never changes a run: it puts work back at the door, and is safe at any time, any
+number of times, at once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shared.app import App
+from shared.bus import Outgoing
+from shared.core.message import CompletionMessage, Topic, encode
+from shared.core.plan import Plan
+from shared.engine.submit import tombstone
+
+_PAGE = 500
+_PAGES = 20
+
+_NO_PLAN = Plan(
+    address="", pipeline_id="", provider="", domain="", version="", config_hash="", steps=()
+)
+
+
+class Ticked(NamedTuple):
+    """What one tick did."""
+
+    hints: int
+    expired: int
+    orphans: int
+
+
+def tick(app: App) -> Ticked:
+    """One tick. Raises Unavailable; the next tick does what this one could not."""
+    return Ticked(_hint_due_runs(app), app.accounts.sweep(app.now()), _settle_orphans(app))
+
+
+def _hint_due_runs(app: App) -> int:
+    hinted: set[str] = set()
+    for _ in range(_PAGES):
+        due = [run_id for run_id in app.runs.due(app.now(), _PAGE) if run_id not in hinted]
+        if not due:
+            break
+        hinted.update(due)
+        app.bus.publish(
+            [
+                Outgoing(
+                    Topic.COMPLETIONS,
+                    encode(CompletionMessage(run_id=run_id)),
+                    None,
+                    {"run": run_id},
+                )
+                for run_id in due
+            ]
+        )
+        if len(due) < _PAGE:
+            break
+    return len(hinted)
+
+
+def _settle_orphans(app: App) -> int:
+    """Reservations whose run was never created: fixes that it never will be, then gives back."""
+    now = app.now()
+    released = 0
+    for orphan in app.accounts.orphans(now - app.timing.orphan_age):
+        grave = tombstone(orphan.run_id, orphan.org, app.environment, now)
+        if app.runs.create_run(grave, _NO_PLAN, app.new_id()):
+            app.accounts.release(orphan.run_id)
+            released += 1
+            continue
+        there = app.runs.run(orphan.run_id)
+        if there is not None and there.run.tombstone:
+            app.accounts.release(orphan.run_id)
+            released += 1
+        else:
+            app.accounts.confirm(orphan.run_id)
+    return released

@@ -1,0 +1,301 @@
+"""Runs one attempt of one step: claim, work, close, tell.
+
+The claim is the creation of the attempt. After it, the lease decides whose the attempt is, and the
+conditional close decides what it came to; the message decides nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from shared.app import App
+from shared.bus import Outgoing
+from shared.core.lineage import Fence, LoadReceipt, Slice, Writer
+from shared.core.message import CompletionMessage, StepMessage, Topic, encode
+from shared.core.run import (
+    MAX_ERROR_BYTES,
+    MAX_SUMMARY_BYTES,
+    Attempt,
+    AttemptStatus,
+    ErrorInfo,
+    Result,
+    Summary,
+    clip,
+)
+from shared.engine.lease import CANCELLED, Lease, LeaseKeeper
+from shared.errors import PipelinesError, StepError, Stopped, Terminal, Transient, Unavailable
+from shared.log import Level, line_of
+from shared.objects import ObjectStore
+from shared.state import Close, LogChunk
+from shared.step import Processor
+from shared.vault import Credential
+from shared.warehouse import Batches, Files, Load, Table, Warehouse
+
+MAX_LOG_BYTES = 256 * 1024
+_OVERRUN_GRACE = timedelta(seconds=30)
+
+
+class Worker:
+    """One a process: its leases are renewed by one thread."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._leases = LeaseKeeper(app)
+
+    def close(self) -> None:
+        self._leases.close()
+
+    def work(self, message: StepMessage) -> None:
+        """Runs the attempt if it is still to be had. Returns when its end is stored and told.
+
+        Raises Unavailable when the run store cannot be reached: then the message must come again.
+        """
+        app = self._app
+        if app.now() >= message.not_after:
+            return  # the deadline closes what nobody claimed
+        owner = app.new_id()
+        now = app.now()
+        claim = Attempt(
+            run_id=message.run_id,
+            step_id=message.step_id,
+            number=message.attempt,
+            owner=owner,
+            status=AttemptStatus.OPEN,
+            started_at=now,
+            lease_until=min(now + app.timing.lease, message.not_after + _OVERRUN_GRACE),
+        )
+        stored = app.runs.claim(claim)
+        if stored is None:
+            there = app.runs.attempt(message.run_id, message.step_id, message.attempt)
+            if there is not None and there.attempt.closed:
+                self._tell(message)  # its worker may have died before it could
+            return
+        lease = Lease(app, stored, timedelta(seconds=message.timeout_seconds))
+        log = StepLines(app, message)
+        how = self._run(message, lease, log)
+        if how is None:
+            app.runs.record_late(message.run_id, message.step_id, message.attempt, "stopped")
+        else:
+            self._close(message, lease, how._replace(log=log.rest()))
+
+    def _run(self, message: StepMessage, lease: Lease, log: StepLines) -> Close | None:
+        """How the attempt ends; None when it is no longer this worker's to end."""
+        app = self._app
+        step = RunningStep(app, message, lease, log)
+        self._leases.add(lease)
+        lease.flush = log.flush
+        error: ErrorInfo | None = None
+        retry_after: float | None = None
+        try:
+            processor = app.processors.get(message.ps_type)
+            if processor is None:
+                raise Terminal(f"no processor {message.ps_type!r} in this release", code="config")
+            config = _config(processor, message)
+            lease.check()
+            result = processor.run(step, config)
+            return Close(
+                Result.OK,
+                app.now(),
+                summary=_bounded(result.summary),
+                evidence=msgspec.json.encode(result.evidence),
+            )
+        except Transient as raised:
+            if raised.retry_after is not None:
+                retry_after = raised.retry_after.total_seconds()
+            outcome, error = Result.TRANSIENT, _info(raised.code, str(raised))
+        except Stopped as raised:
+            if lease.stopped != CANCELLED:
+                return None
+            outcome, error = Result.CANCELLED, _info(raised.code, str(raised))
+        except StepError as raised:
+            outcome, error = Result.TERMINAL, _info(raised.code, str(raised))
+        except Unavailable as raised:
+            outcome, error = Result.TRANSIENT, _info("unavailable", str(raised))
+        except PipelinesError as raised:
+            outcome, error = Result.TERMINAL, _info("config", str(raised))
+        except Exception as raised:  # noqa: BLE001  # a fault in a processor ends its step, not the worker
+            kind = type(raised).__name__
+            where = _where(raised)
+            outcome, error = Result.TERMINAL, _info("processor_fault", f"{kind} in {where}")
+        finally:
+            self._leases.remove(lease)
+        log.error("step.failed", code=error.code, error=error.message)
+        return Close(outcome, app.now(), error=error, retry_after_seconds=retry_after)
+
+    def _close(self, message: StepMessage, lease: Lease, how: Close) -> None:
+        app = self._app
+        if app.runs.close_attempt(lease.stored, how):
+            self._tell(message)
+            return
+        there = app.runs.attempt(message.run_id, message.step_id, message.attempt)
+        if there is None:
+            return
+        if not there.attempt.closed:
+            # A heartbeat of ours came between: the attempt is as we renewed it.
+            if there.attempt.owner == lease.stored.attempt.owner and app.runs.close_attempt(
+                there, how
+            ):
+                self._tell(message)
+            return
+        app.runs.record_late(message.run_id, message.step_id, message.attempt, how.result)
+
+    def _tell(self, message: StepMessage) -> None:
+        done = CompletionMessage(
+            run_id=message.run_id, step_id=message.step_id, attempt=message.attempt
+        )
+        self._app.bus.publish(
+            [Outgoing(Topic.COMPLETIONS, encode(done), None, {"run": message.run_id})]
+        )
+
+
+class RunningStep:
+    """The StepContext of one attempt."""
+
+    def __init__(self, app: App, message: StepMessage, lease: Lease, log: StepLines) -> None:
+        self._app = app
+        self._lease = lease
+        self._provider = message.provider
+        self.org = message.org
+        self.dataset = message.dataset
+        self.pipeline_id = message.pipeline_id
+        self.provider = message.provider
+        self.run_id = message.run_id
+        self.step_id = message.step_id
+        self.attempt = message.attempt
+        self.start_date: date = message.start_date
+        self.end_date: date = message.end_date
+        self.credential_id = message.credential_id
+        self.log = log
+        self.deadline: datetime = min(
+            app.now() + timedelta(seconds=message.timeout_seconds), message.not_after
+        )
+        self.writer = Writer(
+            message.run_id,
+            message.step_id,
+            Fence(message.run_created_at, message.run_created_at, message.attempt),
+        )
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        warehouse = self._app.warehouse()
+        self._lease.on_stop(lambda: warehouse.interrupt(self.writer))
+        return warehouse
+
+    def check(self) -> None:
+        self._lease.check()
+
+    def now(self) -> datetime:
+        return self._app.now()
+
+    def credential(self) -> Credential:
+        return self._app.vault.open(self.org, self._provider, self.credential_id)
+
+    def objects(self, url: str) -> ObjectStore:
+        return self._app.objects(self.org, url, self.credential)
+
+    def slice(self, run_date: date) -> Slice:
+        return Slice(self.org, self.pipeline_id, self.credential_id, run_date)
+
+    def load(
+        self,
+        table: Table,
+        source: Files | Batches,
+        *,
+        covers: frozenset[Slice],
+        source_version: str,
+        source_at: datetime,
+        **options: Any,
+    ) -> LoadReceipt:
+        fence = self.writer.fence._replace(source_at=source_at)
+        self.check()
+        return self.warehouse.load(
+            Load(
+                dataset=self.dataset,
+                table=table,
+                covers=covers,
+                writer=self.writer._replace(fence=fence),
+                source=source,
+                source_version=source_version,
+                source_at=source_at,
+                check=self.check,
+                **options,
+            )
+        )
+
+
+class StepLines:
+    """The log of one attempt: kept in memory, flushed as numbered chunks with each lease renewal."""
+
+    def __init__(self, app: App, message: StepMessage) -> None:
+        self._app = app
+        self._message = message
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._chunks = 0
+
+    def info(self, event: str, **fields: object) -> None:
+        self._add(Level.INFO, event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        self._add(Level.WARNING, event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        self._add(Level.ERROR, event, fields)
+
+    def flush(self) -> None:
+        """Stores what was written since the last flush as the next chunk."""
+        lines = self.rest()
+        if lines:
+            self._chunks += 1
+            message = self._message
+            self._app.runs.append_log(
+                message.run_id, LogChunk(message.step_id, message.attempt, self._chunks, lines)
+            )
+
+    def rest(self) -> bytes:
+        """What was not flushed yet."""
+        lines, self._lines, self._bytes = self._lines, [], 0
+        return b"".join(lines)
+
+    def _add(self, level: Level, event: str, fields: dict[str, object]) -> None:
+        message = self._message
+        place: dict[str, object] = {"step": message.step_id, "attempt": message.attempt}
+        line = line_of(level, event, {**place, **fields}, self._app.now()).encode() + b"\n"
+        if self._bytes + len(line) > MAX_LOG_BYTES:
+            self.flush()
+        self._lines.append(line[:MAX_LOG_BYTES])
+        self._bytes += len(line)
+        if level >= self._app.log.level:
+            log = self._app.log
+            write = {Level.WARNING: log.warning, Level.ERROR: log.error}.get(level, log.info)
+            write(event, org=message.org, run=message.run_id, **place, **fields)
+
+
+def _config(processor: Processor, message: StepMessage) -> object:
+    try:
+        return msgspec.convert(message.config, processor.config)
+    except msgspec.ValidationError as error:
+        raise Terminal(f"{message.ps_type}: config: {error}", code="config") from error
+
+
+def _info(code: str, message: str) -> ErrorInfo:
+    return ErrorInfo(code=code, message=clip(message, MAX_ERROR_BYTES - 100))
+
+
+def _bounded(summary: Summary) -> Summary:
+    return msgspec.structs.replace(summary, message=clip(summary.message, MAX_SUMMARY_BYTES - 300))
+
+
+def _where(error: Exception) -> str:
+    """The place of a fault, without the values that its text may hold."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    if frame is None:
+        return "an unknown place"
+    code = frame.tb_frame.f_code
+    return f"{code.co_filename.rsplit('/', 2)[-1]}:{frame.tb_lineno} ({code.co_name})"

@@ -1,0 +1,87 @@
+"""What the environment says, read once and checked. No other module looks at the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import ConfigError, Fault
+from shared.log import Level
+
+ROOT = Path(__file__).resolve().parent.parent
+
+KNOWN = {
+    "PIPELINES_MODE": "embedded (the default): SQLite, DuckDB and a folder, in one process",
+    "PIPELINES_DATA": "the folder of the embedded backends (default .pipelines)",
+    "PIPELINES_CONFIGS": "the folder of the pipelines (default: the configs of this release)",
+    "PIPELINES_OBJECTS": "the folder whose subfolder ORG is what `file:` sources of ORG see "
+    "(default: objects in the data folder)",
+    "PIPELINES_ENVIRONMENT": "the suffix of every dataset: prod, test, dev … (default dev)",
+    "PIPELINES_STEP_THREADS": "how many steps run at a time in one process (default 8)",
+    "PIPELINES_MEMORY_MB": "memory DuckDB may use, in MB (default 160)",
+    "PIPELINES_PLATFORM_KEY": "a platform API key; embedded, one is made on first use",
+    "PIPELINES_LOG": "debug, info, warning or error (default warning embedded, else info)",
+    "PIPELINES_URL": "for the command line: the API (default http://127.0.0.1:8001)",
+    "PIPELINES_API_KEY": "for the command line: the API key",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Typed settings. `configs` and `data` are absolute."""
+
+    mode: str = "embedded"
+    data: Path
+    configs: Path
+    objects: Path
+    environment: str = "dev"
+    step_threads: int = 8
+    memory_mb: int = 160
+    platform_key: str | None = None
+    log_level: Level = Level.WARNING
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of `environ` (default: the process's). Raises ConfigError with all faults."""
+    env = os.environ if environ is None else environ
+    faults: list[Fault] = []
+
+    def number(name: str, default: int, least: int, most: int) -> int:
+        text = env.get(name, str(default))
+        if text.isascii() and text.isdigit() and least <= int(text) <= most:
+            return int(text)
+        faults.append(Fault(name, f"{text!r} is not a whole number from {least} to {most}"))
+        return default
+
+    for name in env:
+        if name.startswith("PIPELINES_") and name not in KNOWN:
+            faults.append(Fault(name, f"is not a setting (known: {', '.join(KNOWN)})"))
+    mode = env.get("PIPELINES_MODE", "embedded")
+    if mode != "embedded":
+        faults.append(Fault("PIPELINES_MODE", f"{mode!r} is not a mode (known: embedded)"))
+    environment = env.get("PIPELINES_ENVIRONMENT", "dev")
+    if not (environment.isascii() and environment.isalnum() and environment.islower()):
+        faults.append(
+            Fault("PIPELINES_ENVIRONMENT", f"{environment!r} is not of lower-case letters and digits")
+        )
+    level = env.get("PIPELINES_LOG", "warning").upper()
+    if level not in Level.__members__:
+        faults.append(Fault("PIPELINES_LOG", f"{level.lower()!r} is not a level"))
+        level = "WARNING"
+    data = Path(env.get("PIPELINES_DATA", ".pipelines")).absolute()
+    settings = Settings(
+        mode=mode,
+        data=data,
+        configs=Path(env.get("PIPELINES_CONFIGS", ROOT / "configs")).absolute(),
+        objects=Path(env.get("PIPELINES_OBJECTS", data / "objects")).absolute(),
+        environment=environment,
+        step_threads=number("PIPELINES_STEP_THREADS", 8, 1, 256),
+        memory_mb=number("PIPELINES_MEMORY_MB", 160, 64, 1_000_000),
+        platform_key=env.get("PIPELINES_PLATFORM_KEY"),
+        log_level=Level[level],
+    )
+    if faults:
+        raise ConfigError(faults)
+    return settings
