@@ -1,0 +1,20 @@
+"""The processors that a step's `ps_type` can name: an explicit list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from shared.processors.billing_export import billing_export
+from shared.processors.procedure_executor import procedure_executor
+from shared.step import Processor
+
+PROCESSORS: Mapping[str, Processor] = MappingProxyType(
+    {
+        made.ps_type: made
+        for made in (
+            billing_export,
+            procedure_executor,
+        )
+    }
+)

@@ -1,0 +1,244 @@
+"""`cloud.billing_export`: a provider's FOCUS export, file by file, into a table of its rows as delivered.
+
+The unit is the billing period: the newest delivery of each month that the step's days touch replaces
+what was loaded of that month, whole or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from shared.core import focus
+from shared.core.lineage import Evidence, Finding, LoadReceipt
+from shared.core.period import months
+from shared.core.record import Record
+from shared.core.run import Summary
+from shared.errors import Terminal, Transient
+from shared.objects import ObjectInfo, ObjectStore
+from shared.processors._delivery import Delivery, newest
+from shared.processors._focus_file import (
+    UNKNOWN,
+    ExportReader,
+    custom_faults,
+    raw_table,
+    refuse_empty,
+)
+from shared.step import StepContext, StepResult, processor
+from shared.vault import Credential
+from shared.warehouse import ColumnType, Files, SourceFile, Table
+
+ColumnName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+
+
+class Dialect(StrEnum):
+    """How a provider delivers an export."""
+
+    MANIFEST_SNAPSHOT = "manifest_snapshot"
+
+
+class BillingExportConfig(Record, frozen=True, kw_only=True):
+    """Where an export is delivered, and the table that keeps its rows."""
+
+    source: Annotated[
+        str,
+        Meta(
+            description="URL of the folder that the export is delivered into (`file:/exports`, "
+            "`s3://bucket/prefix`). Omitted: `source` of the credential's metadata."
+        ),
+    ] = ""
+    export_name: Annotated[
+        str,
+        Meta(
+            description="Name of the export, which is the folder below the source. Omitted: "
+            "`export_name` of the credential's metadata."
+        ),
+    ] = ""
+    dialect: Annotated[
+        Dialect,
+        Meta(
+            description="How it is delivered. `manifest_snapshot`: every delivery is the whole "
+            "month, and a manifest names its files (AWS Data Exports)."
+        ),
+    ] = Dialect.MANIFEST_SNAPSHOT
+    table: Annotated[
+        str,
+        Meta(
+            pattern="^[a-z][a-z0-9_]{0,127}$",
+            description="Table of the organization's dataset that keeps the rows as delivered.",
+        ),
+    ]
+    custom_columns: Annotated[
+        dict[ColumnName, ColumnType],
+        Meta(
+            description="Columns of the provider, beyond FOCUS, that get a column of their own, with "
+            "their type. Any other unknown column is kept in the JSON column x_unknown."
+        ),
+    ] = {}
+    null_values: Annotated[
+        tuple[str, ...],
+        Meta(description="Cells of a CSV file that mean null, quoted or not."),
+    ] = ("", "NULL")
+    max_reject_ratio: Annotated[
+        Decimal,
+        Meta(
+            ge=0,
+            le=1,
+            description="Share of rows that may be rejected (a cost that is not a number) before "
+            "the load fails. 0: one rejected row fails it.",
+        ),
+    ] = Decimal(0)
+    allow_empty: Annotated[
+        bool,
+        Meta(
+            description="Accept a delivery without rows although its manifest does not say that "
+            "there are none. The month's rows are then removed."
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        faults = custom_faults(self.custom_columns)
+        if faults:
+            raise ValueError("custom_columns: " + "; ".join(faults))
+
+
+@processor("cloud.billing_export")
+def billing_export(step: StepContext, config: BillingExportConfig) -> StepResult:
+    """Loads the newest delivery of a FOCUS export for every month that the run's days touch."""
+    credential = step.credential()
+    source, export = _where(config, credential)
+    store = step.objects(source)
+    # All deliveries are looked at before the first one is loaded: what is missing fails early.
+    deliveries = [newest(store, export, month) for month in months(step.start_date, step.end_date)]
+    for delivery in deliveries:
+        if not delivery.files:
+            refuse_empty(delivery, allow_empty=config.allow_empty)
+    table = raw_table(config.table, config.custom_columns)
+    receipts: list[LoadReceipt] = []
+    findings: list[Finding] = []
+    for delivery in deliveries:
+        step.check()
+        step.log.info(
+            "export.found",
+            period=f"{delivery.period:%Y-%m}",
+            manifest=delivery.manifest.key,
+            execution_id=delivery.execution_id,
+            made_at=delivery.made_at,
+            files=len(delivery.files),
+        )
+        receipt, found = _load(step, config, store, delivery, table)
+        receipts.append(receipt)
+        findings.extend(found)
+    evidence = Evidence(
+        credential_id=step.credential_id,
+        credential_version=str(credential.info.version),
+        objects=tuple(name for delivery in deliveries for name in delivery.objects),
+        loads=tuple(receipts),
+        findings=tuple(findings),
+    )
+    return StepResult(summary=_summary(deliveries, evidence), evidence=evidence)
+
+
+def _where(config: BillingExportConfig, credential: Credential) -> tuple[str, str]:
+    """The source and the export's name, from the configuration or else from the credential."""
+    found = []
+    for key, value in (("source", config.source), ("export_name", config.export_name)):
+        text = value or credential.info.metadata.get(key) or ""
+        if not isinstance(text, str) or not text:
+            raise Terminal(
+                f"{key} is not known: give it in the step's config, or in the metadata of the "
+                f"credential {credential.info.credential_id}",
+                code="source_missing",
+            )
+        found.append(text)
+    source, export = found
+    if "/" in export or export in {".", ".."}:
+        raise Terminal(
+            f"export_name {export!r}: is the name of one folder below the source",
+            code="source_missing",
+        )
+    return source, export
+
+
+def _load(
+    step: StepContext,
+    config: BillingExportConfig,
+    store: ObjectStore,
+    delivery: Delivery,
+    table: Table,
+) -> tuple[LoadReceipt, list[Finding]]:
+    reader = ExportReader(
+        delivery=delivery,
+        table=table,
+        null_values=config.null_values,
+        allow_empty=config.allow_empty,
+    )
+    files = [
+        SourceFile(file.info.key, partial(_fetched, store, file.info), file.rows)
+        for file in delivery.files
+    ]
+    receipt = step.load(
+        table,
+        Files(files=files, read=reader.read),
+        covers=frozenset({step.slice(delivery.period)}),
+        source_version=delivery.source_version,
+        source_at=delivery.made_at,
+        totals=focus.COSTS,
+        currency_column="BillingCurrency",
+        unknown_column=UNKNOWN,
+        max_reject_ratio=config.max_reject_ratio,
+    )
+    findings = list(reader.findings.values())
+    if delivery.rows is not None and delivery.rows != receipt.extracted:
+        # only where a manifest counts all files together; one count a file is checked by the load
+        findings.append(
+            Finding(
+                code="row_count",
+                message=f"{delivery.manifest.key} promises {delivery.rows:,} rows, "
+                f"its files have {receipt.extracted:,}",
+                rows=abs(delivery.rows - receipt.extracted),
+            )
+        )
+    return receipt, findings
+
+
+@contextmanager
+def _fetched(store: ObjectStore, info: ObjectInfo) -> Iterator[Path]:
+    """The file's content as it was when the delivery was looked at, or the load fails.
+
+    In overwrite mode a refresh replaces files under their names before it writes its manifest.
+    """
+    with store.fetch(info.key) as path:
+        yield path
+    now = store.info(info.key)
+    if now is None or now.version != info.version:
+        raise Transient(
+            f"{info.key}: was replaced while it was read; its new manifest will follow",
+            code="export_changed",
+        )
+
+
+def _summary(deliveries: list[Delivery], evidence: Evidence) -> Summary:
+    loaded = sum(receipt.loaded for receipt in evidence.loads)
+    rejected = sum(receipt.rejected for receipt in evidence.loads)
+    extracted = sum(receipt.extracted for receipt in evidence.loads)
+    warnings = len(evidence.findings) + sum(len(receipt.findings) for receipt in evidence.loads)
+    first, last = deliveries[0].period, deliveries[-1].period
+    span = f"{first:%Y-%m}" if first == last else f"{first:%Y-%m} to {last:%Y-%m}"
+    files = sum(len(delivery.files) for delivery in deliveries)
+    return Summary(
+        extracted=extracted,
+        loaded=loaded,
+        rejected=rejected,
+        deduplicated=sum(receipt.deduplicated for receipt in evidence.loads),
+        no_data=extracted == 0,
+        warnings=warnings + (1 if rejected else 0),
+        message=f"{span}: {loaded:,} rows from {files} file{'' if files == 1 else 's'}",
+    )
