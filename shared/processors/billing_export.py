@@ -87,14 +87,14 @@ class BillingExportConfig(Record, frozen=True, kw_only=True):
         Meta(description="Cells of a CSV file that mean null, quoted or not."),
     ] = ("", "NULL")
     max_reject_ratio: Annotated[
-        Decimal,
+        float,
         Meta(
             ge=0,
             le=1,
             description="Share of rows that may be rejected (a cost that is not a number) before "
             "the load fails. 0: one rejected row fails it.",
         ),
-    ] = Decimal(0)
+    ] = 0
     allow_empty: Annotated[
         bool,
         Meta(
@@ -193,7 +193,7 @@ def _load(
         totals=focus.COSTS,
         currency_column="BillingCurrency",
         unknown_column=UNKNOWN,
-        max_reject_ratio=config.max_reject_ratio,
+        max_reject_ratio=Decimal(str(config.max_reject_ratio)),
     )
     findings = list(reader.findings.values())
     if delivery.rows is not None and delivery.rows != receipt.extracted:
