@@ -1,0 +1,1 @@
+"""The functions: parse, call the engine, answer. They decide nothing."""

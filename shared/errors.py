@@ -84,6 +84,17 @@ class NotFound(RequestError):
     code = "not_found"
 
 
+class WrongMethod(RequestError):
+    """There is something at this path, but not with this method; `allowed` are those it takes."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, detail: str, allowed: Sequence[str]) -> None:
+        super().__init__(detail)
+        self.allowed = tuple(allowed)
+
+
 class Conflict(RequestError):
     """The thing is not in a state that allows this."""
 

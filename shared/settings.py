@@ -21,7 +21,6 @@ KNOWN = {
     "PIPELINES_ENVIRONMENT": "the suffix of every dataset: prod, test, dev … (default dev)",
     "PIPELINES_STEP_THREADS": "how many steps run at a time in one process (default 8)",
     "PIPELINES_MEMORY_MB": "memory DuckDB may use, in MB (default 160)",
-    "PIPELINES_PLATFORM_KEY": "a platform API key; embedded, one is made on first use",
     "PIPELINES_LOG": "debug, info, warning or error (default warning embedded, else info)",
     "PIPELINES_URL": "for the command line: the API (default http://127.0.0.1:8001)",
     "PIPELINES_API_KEY": "for the command line: the API key",
@@ -39,7 +38,6 @@ class Settings:
     environment: str = "dev"
     step_threads: int = 8
     memory_mb: int = 160
-    platform_key: str | None = None
     log_level: Level = Level.WARNING
 
 
@@ -64,7 +62,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     environment = env.get("PIPELINES_ENVIRONMENT", "dev")
     if not (environment.isascii() and environment.isalnum() and environment.islower()):
         faults.append(
-            Fault("PIPELINES_ENVIRONMENT", f"{environment!r} is not of lower-case letters and digits")
+            Fault(
+                "PIPELINES_ENVIRONMENT", f"{environment!r} is not of lower-case letters and digits"
+            )
         )
     level = env.get("PIPELINES_LOG", "warning").upper()
     if level not in Level.__members__:
@@ -79,7 +79,6 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         environment=environment,
         step_threads=number("PIPELINES_STEP_THREADS", 8, 1, 256),
         memory_mb=number("PIPELINES_MEMORY_MB", 160, 64, 1_000_000),
-        platform_key=env.get("PIPELINES_PLATFORM_KEY"),
         log_level=Level[level],
     )
     if faults:

@@ -15,12 +15,12 @@ import msgspec
 
 from shared.accounts import NotAllowed, Refused, Reserved, Spent
 from shared.app import App
-from shared.core.dates import parse_dates
+from shared.core.dates import read_dates
 from shared.core.decide import start
 from shared.core.lineage import NO_CREDENTIAL, dataset_of
 from shared.core.pipeline import Pipeline, resolve_plan
 from shared.core.plan import Plan
-from shared.core.record import Json
+from shared.core.record import Document, Json
 from shared.core.run import Params, Run, RunStatus, Transition, Trigger, derived_run_id, shard_of
 from shared.engine.advance import step_messages
 from shared.errors import Fault, Forbidden, Invalid, Mismatch, NotFound, QuotaExceeded, Unavailable
@@ -68,6 +68,35 @@ def submit(app: App, asked: Submission) -> Submitted:
     raise Unavailable(f"{_TRIES} run ids in a row belong to abandoned runs; try again")
 
 
+class Preview(Document, frozen=True, kw_only=True, omit_defaults=False):
+    """What a run would do, and what quota is left for it. Nothing was stored."""
+
+    org: str
+    params: Params
+    plan: Plan
+    concurrent_left: int
+    daily_left: int | None
+    monthly_left: int | None
+
+
+def preview(app: App, asked: Submission) -> Preview:
+    """A dry run. Raises as `submit` does, quota apart."""
+    now = app.now()
+    params, plan = prepare(app, asked, "dry-run", now)
+    usage = app.accounts.usage(asked.org, now)
+    if usage is None:
+        raise NotFound(f"there is no organization {asked.org!r}", code="org_not_found")
+    limits = usage.limits
+    return Preview(
+        org=asked.org,
+        params=params,
+        plan=plan,
+        concurrent_left=max(0, limits.concurrent - usage.concurrent),
+        daily_left=None if limits.daily is None else max(0, limits.daily - usage.today),
+        monthly_left=None if limits.monthly is None else max(0, limits.monthly - usage.month),
+    )
+
+
 def prepare(app: App, asked: Submission, run_id: str, now: datetime) -> tuple[Params, Plan]:
     """What the run would do: its parameters and its resolved plan. Raises as `submit` does."""
     organization = app.accounts.organization(asked.org)
@@ -76,11 +105,11 @@ def prepare(app: App, asked: Submission, run_id: str, now: datetime) -> tuple[Pa
     if not organization.may_run:
         raise _forbidden(asked.org, organization.status)
     pipeline: Pipeline = app.catalog().get(asked.address)
-    dates = parse_dates(asked.start_date, asked.end_date, now)
+    start_date, end_date = read_dates(asked.start_date, asked.end_date, now)
     credential_id, metadata = _credential(app, asked, pipeline)
     params = Params(
-        start_date=dates.start,
-        end_date=dates.end,
+        start_date=start_date,
+        end_date=end_date,
         credential_id=credential_id,
         parameters=dict(asked.parameters),
     )

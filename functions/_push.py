@@ -1,0 +1,36 @@
+"""What every function behind a push subscription does with its envelope.
+
+2xx acknowledges and says that the fact is stored; 503 refuses and brings the message again, and is
+said only when our own store cannot be reached: a refused push slows the subscription for everybody.
+What cannot be read is parked with its reason and acknowledged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Request, Response
+
+from shared.bootstrap import engine
+from shared.bus import Outgoing
+from shared.core.message import PushEnvelope, PushMessage, Topic, open_envelope
+from shared.engine import Engine
+from shared.errors import Unavailable, Unreadable
+
+
+def receive(request: Request, topic: Topic, handle: Callable[[Engine, bytes], None]) -> Response:
+    """Hands the message's body to `handle` and turns what happens into an answer."""
+    try:
+        made = engine(request.environ)
+        body = request.get_data(cache=False)
+        envelope = PushEnvelope(message=PushMessage(data=body))
+        try:
+            envelope = open_envelope(body)
+            handle(made, envelope.message.data)
+        except Unreadable as error:
+            letter = Outgoing(topic, envelope.message.data, None, envelope.message.attributes)
+            made.app.bus.park(letter, str(error), envelope.delivery_attempt or 1)
+            made.app.log.error("message.parked", topic=topic, reason=str(error))
+    except Unavailable as error:
+        return Response(str(error), status=503, mimetype="text/plain")
+    return Response(status=204)

@@ -1,0 +1,295 @@
+"""The composition root: the only place that names backends, and that has a clock, chance and identity.
+
+`engine(environ)` gives a function its engine: the one that its caller put into the request, or the
+one of this process, opened by the settings with the first request. Nothing happens on import.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from shared import VERSION
+from shared.accounts import Accounts, Scope
+from shared.app import App
+from shared.bus.push import in_process
+from shared.core.message import Topic
+from shared.core.run import EMBEDDED_TIMING, Timing
+from shared.engine import Engine
+from shared.engine.catalog import Catalog
+from shared.errors import ConfigError, Fault, Terminal, Unavailable
+from shared.log import Log
+from shared.objects import ObjectStore
+from shared.settings import Settings, read_settings
+from shared.step import Processor
+from shared.warehouse import Warehouse
+
+T = TypeVar("T")
+
+ENGINE_KEY = "pipelines.engine"
+TICK_SECONDS = 1.0
+PLATFORM_KEY_FILE = "platform.key"
+_PUSH = "/push/"
+
+
+def engine(environ: Mapping[str, Any]) -> Engine:
+    """The engine for a request. Raises ConfigError or Unavailable when it cannot be opened."""
+    given: Engine | None = environ.get(ENGINE_KEY)
+    return _of_process().engine if given is None else given
+
+
+@cache
+def _of_process() -> Embedded:
+    return open_embedded(read_settings())
+
+
+def utc_now() -> datetime:
+    """The clock of every process that is not a test."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A random id: an owner, a writer, or a run without an idempotency key."""
+    return "r" + uuid.uuid4().hex[:25]
+
+
+def once(make: Callable[[], T]) -> Callable[[], T]:
+    """`make`, called when the value is first needed, by one thread; a failure is tried again."""
+    lock = threading.Lock()
+    made: list[T] = []
+
+    def get() -> T:
+        if not made:
+            with lock:
+                if not made:
+                    made.append(make())
+        return made[0]
+
+    return get
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Time and chance, so that a test can bring its own."""
+
+    now: Callable[[], datetime] = utc_now
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    random: Callable[[], float] = random.random
+    new_id: Callable[[], str] = new_id
+
+
+class Embedded:
+    """The whole system in one process, over one data folder. `close` it before opening it again."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        start: Callable[[], None],
+        unfinished: Callable[[], list[str]],
+        closers: list[Callable[[], None]],
+    ) -> None:
+        self.engine = engine
+        self._unfinished = unfinished
+        self._closers = closers
+        self._stopping = threading.Event()
+        start()
+        self._ticker = threading.Thread(target=self._tick, name="ticker", daemon=True)
+        self._ticker.start()
+
+    def close(self) -> None:
+        """Stops delivering, waits for what runs now, and closes every file. Twice is once."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._ticker.join()
+        for closer in self._closers:
+            closer()
+
+    def _tick(self) -> None:
+        self._recover()
+        deliver = in_process(push_application, {ENGINE_KEY: self.engine})
+        while not self._stopping.wait(TICK_SECONDS):
+            answer = deliver(_PUSH + "scheduler", b"{}")
+            if answer.status >= 300:
+                self.engine.app.log.error("tick.failed", status=answer.status, said=answer.text)
+
+    def _recover(self) -> None:
+        # Every worker of the process before this one is dead: nobody waits for its leases.
+        for run_id in self._unfinished():
+            if self._stopping.is_set():
+                return
+            try:
+                self.engine.coordinator.recover(run_id)
+            except Unavailable as error:
+                self.engine.app.log.error("recovery.failed", run=run_id, error=str(error))
+
+
+def function(name: str) -> Callable[[Any], Any]:
+    """The function of that name, resolved through `main` as functions-framework resolves it."""
+    handler: Callable[[Any], Any] = getattr(import_module("main"), name)
+    return handler
+
+
+def push_application(environ: dict[str, Any], start_response: Any) -> Any:
+    """The WSGI application behind the embedded bus: `/push/{function}`. Never served to the outside."""
+    from flask import Request  # noqa: PLC0415
+
+    name = environ["PATH_INFO"].removeprefix(_PUSH)
+    response = function(name)(Request(environ))
+    return response(environ, start_response)
+
+
+def open_embedded(
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    timing: Timing = EMBEDDED_TIMING,
+    processors: Mapping[str, Processor] | None = None,
+    wrap: Callable[[App], App] = lambda app: app,
+) -> Embedded:
+    """Opens the embedded backends in `settings.data` and goes on with what was left there.
+
+    `processors` replaces those of the release, and `wrap` may put something between engine and ports:
+    both are for tests. Raises ConfigError, Unavailable (another process has the folder).
+    """
+    from shared.accounts.sqlite import SqliteAccounts  # noqa: PLC0415  # only this branch uses them
+    from shared.bus.local import LocalBus, Subscription  # noqa: PLC0415
+    from shared.core.plans import parse_plans  # noqa: PLC0415
+    from shared.journal import Journal  # noqa: PLC0415
+    from shared.state.sqlite import SqliteRunStore  # noqa: PLC0415
+    from shared.vault.local import LocalKeyRing, SqliteVault  # noqa: PLC0415
+
+    clock = clock or Clock()
+    table = _processors() if processors is None else processors
+    plans = parse_plans(*_text(settings.configs / "system" / "plans.yml"))
+    release = _take(settings.data)
+    journal = Journal(settings.data / "state.db")
+    runs = SqliteRunStore(journal)
+    runs.expire_leases(clock.now())
+    environ: dict[str, Any] = {}
+    bus = LocalBus(
+        journal,
+        {
+            Topic.STEPS: Subscription(_PUSH + "step_worker", settings.step_threads),
+            Topic.COMPLETIONS: Subscription(_PUSH + "coordinator", 2),
+        },
+        in_process(push_application, environ),
+        clock.now,
+    )
+    opened: list[Callable[[], None]] = []
+
+    def open_warehouse() -> Warehouse:
+        from shared.warehouse.duckdb import DuckdbWarehouse  # noqa: PLC0415
+
+        made: Warehouse = DuckdbWarehouse(
+            settings.data / "warehouse.duckdb",
+            settings.configs / "system" / "procedures",
+            clock.now,
+            memory_limit=f"{settings.memory_mb}MB",
+        )
+        opened.append(made.close)
+        return made
+
+    accounts = SqliteAccounts(journal, plans)
+    _make_platform_key(accounts, settings.data / PLATFORM_KEY_FILE, clock.now())
+    app = App(
+        runs=runs,
+        bus=bus,
+        accounts=accounts,
+        vault=SqliteVault(journal, LocalKeyRing(settings.data / "keys.json"), clock.now),
+        warehouse=once(open_warehouse),
+        objects=lambda org, url, _: _folder(settings.objects / org, url),
+        catalog=once(lambda: _catalog(settings.configs, table)),
+        processors=table,
+        timing=timing,
+        environment=settings.environment,
+        code_version=VERSION,
+        log=Log(settings.log_level, readable=True),
+        now=clock.now,
+        monotonic=clock.monotonic,
+        sleep=clock.sleep,
+        random=clock.random,
+        new_id=clock.new_id,
+    )
+    app = wrap(app)
+    made = Engine(app)
+    environ[ENGINE_KEY] = made
+
+    def close_warehouse() -> None:
+        for close in opened:
+            close()
+
+    closers = [bus.close, made.close, close_warehouse, journal.close, release]
+    return Embedded(made, bus.start, runs.unfinished, closers)
+
+
+def _text(path: Path) -> tuple[str, str]:
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Fault(str(path), f"cannot be read: {error}")]) from error
+
+
+def _take(folder: Path) -> Callable[[], None]:
+    """Makes the folder and takes it for this process. Raises Unavailable when another one has it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise Unavailable(f"{folder}: cannot be used as PIPELINES_DATA: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise Unavailable(
+            f"{folder}: another process has it open; stop it, or name another folder in PIPELINES_DATA"
+        ) from error
+    return lock.close
+
+
+def _make_platform_key(accounts: Accounts, path: Path, now: datetime) -> None:
+    """The operator's key, made with the folder and kept in it for the command line of this machine."""
+    if path.exists():
+        return
+    _, text = accounts.create_key(None, "platform", [Scope.ADMIN], now)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def _processors() -> Mapping[str, Processor]:
+    from shared.processors import PROCESSORS  # noqa: PLC0415
+
+    return PROCESSORS
+
+
+def _catalog(configs: Path, processors: Mapping[str, Processor]) -> Catalog:
+    from shared.engine.catalog import Catalog  # noqa: PLC0415
+
+    return Catalog.load(configs, processors)
+
+
+def _folder(root: Path, url: str) -> ObjectStore:
+    """`file:PATH` under the organization's own folder; nothing outside of it can be named."""
+    from shared.objects.files import FolderStore  # noqa: PLC0415
+
+    scheme, _, path = url.partition(":")
+    parts = PurePosixPath(path).parts
+    if scheme != "file" or ".." in parts or path.startswith("/"):
+        raise Terminal(
+            f"source {url!r}: embedded, a source is `file:PATH` with a PATH inside the"
+            " organization's objects folder",
+            code="bad_source",
+        )
+    return FolderStore(root.joinpath(*parts))

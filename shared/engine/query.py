@@ -1,0 +1,266 @@
+"""What may be read of a run: views made for people and programs, true at the moment of reading."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+
+from shared.app import App
+from shared.core.lineage import Evidence
+from shared.core.plan import Plan
+from shared.core.record import Document, Json
+from shared.core.run import Attempt, ErrorInfo, Run, RunStatus, StepStatus, Summary
+from shared.errors import NotFound
+from shared.state import HistoryFilter, StoredRun
+
+
+class View(Document, frozen=True, kw_only=True, omit_defaults=False):
+    """An answer: every field is always there."""
+
+
+class StepView(View, frozen=True, kw_only=True):
+    """A step as it stands: the run's word, and that of its open attempt."""
+
+    step_id: str
+    ps_type: str
+    depends_on: tuple[str, ...]
+    status: StepStatus
+    attempt: int
+    max_attempts: int
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration_seconds: float | None
+    next_attempt_at: datetime | None
+    reason: str | None
+    summary: Summary | None
+    error: ErrorInfo | None
+
+
+class RunView(View, frozen=True, kw_only=True):
+    """A run as it stands. Dates are inclusive UTC days."""
+
+    run_id: str
+    org: str
+    pipeline: str
+    pipeline_id: str
+    status: RunStatus
+    outcome: str | None
+    trigger: str
+    start_date: date
+    end_date: date
+    credential_id: str
+    parameters: dict[str, Json]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    duration_seconds: float | None
+    deadline: datetime | None
+    waiting_for: str | None
+    retry_of: str | None
+    config_hash: str
+    code_version: str
+    steps_done: int
+    steps_total: int
+    error: ErrorInfo | None
+
+
+class StatusView(RunView, frozen=True, kw_only=True):
+    """A run with its steps, in the order in which they were planned."""
+
+    steps: tuple[StepView, ...]
+
+
+class AttemptView(View, frozen=True, kw_only=True):
+    """One attempt, as it was or is."""
+
+    step_id: str
+    attempt: int
+    status: str
+    result: str | None
+    started_at: datetime
+    finished_at: datetime | None
+    duration_seconds: float | None
+    lease_until: datetime | None
+    summary: Summary | None
+    error: ErrorInfo | None
+    late_result: str | None
+
+
+class TransitionView(View, frozen=True, kw_only=True):
+    """One move of the run (`step_id` null) or of a step."""
+
+    at: datetime
+    step_id: str | None
+    attempt: int | None
+    to: str
+    reason: str | None
+
+
+class HistoryView(View, frozen=True, kw_only=True):
+    """A page of runs, newest first. `next` is the cursor of the next page, null at the end."""
+
+    runs: tuple[RunView, ...]
+    next: str | None
+
+
+class EvidenceView(View, frozen=True, kw_only=True):
+    """What one attempt proved."""
+
+    step_id: str
+    attempt: int
+    evidence: Evidence
+
+
+def status(app: App, org: str, run_id: str) -> StatusView:
+    """Raises NotFound, also for another organization's run."""
+    stored = find_run(app, org, run_id)
+    running = {}
+    for step_id, state in stored.run.steps.items():
+        if state.status is StepStatus.QUEUED:
+            running[(step_id, state.attempt)] = state
+    opened = {
+        key[0]: found.attempt
+        for key, found in app.runs.attempts(run_id, running).items()
+        if not found.attempt.closed
+    }
+    steps = tuple(
+        _step_view(stored.run, stored.plan, step.step_id, opened.get(step.step_id))
+        for step in stored.plan.steps
+    )
+    return StatusView(**_run_fields(stored.run), steps=steps)
+
+
+def history(
+    app: App, org: str, where: HistoryFilter, limit: int, cursor: str | None
+) -> HistoryView:
+    """The organization's runs, newest first. Raises Invalid for a cursor that is not ours."""
+    page = app.runs.history(org, where, limit, cursor)
+    return HistoryView(
+        runs=tuple(RunView(**_run_fields(run)) for run in page.runs), next=page.cursor
+    )
+
+
+def attempts(app: App, org: str, run_id: str) -> list[AttemptView]:
+    """Every attempt of the run in the order of their start. Raises NotFound."""
+    find_run(app, org, run_id)
+    return [_attempt_view(attempt) for attempt in app.runs.attempts_of(run_id)]
+
+
+def transitions(app: App, org: str, run_id: str) -> list[TransitionView]:
+    """Every stored move of the run and its steps, in order. Raises NotFound."""
+    run = find_run(app, org, run_id).run
+    return [
+        TransitionView(
+            at=move.at,
+            step_id=move.step or None,
+            attempt=move.attempt or None,
+            to=move.to,
+            reason=move.reason or None,
+        )
+        for move in run.transitions
+    ]
+
+
+def logs(app: App, org: str, run_id: str, step_id: str | None) -> list[dict[str, Any]]:
+    """The run's log lines in order of time. Raises NotFound."""
+    find_run(app, org, run_id)
+    lines: list[dict[str, Any]] = []
+    for chunk in app.runs.logs(run_id, step_id):
+        lines.extend(msgspec.json.decode(line) for line in chunk.lines.splitlines() if line)
+    return sorted(lines, key=lambda line: str(line.get("time", "")))
+
+
+def evidence(app: App, org: str, run_id: str) -> list[EvidenceView]:
+    """The evidence of every attempt that has some. Raises NotFound."""
+    find_run(app, org, run_id)
+    return [
+        EvidenceView(
+            step_id=step_id, attempt=attempt, evidence=msgspec.json.decode(found, type=Evidence)
+        )
+        for step_id, attempt, found in app.runs.evidence(run_id)
+    ]
+
+
+def find_run(app: App, org: str, run_id: str) -> StoredRun:
+    """The organization's run. Raises NotFound, in the same words for a run of somebody else."""
+    stored = app.runs.run(run_id)
+    if stored is None or stored.run.org != org or stored.run.tombstone:
+        raise NotFound(f"there is no run {run_id!r} of organization {org!r}", code="run_not_found")
+    return stored
+
+
+def run_view(run: Run) -> RunView:
+    """A run without its steps."""
+    return RunView(**_run_fields(run))
+
+
+def _run_fields(run: Run) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "org": run.org,
+        "pipeline": run.address,
+        "pipeline_id": run.pipeline_id,
+        "status": run.status,
+        "outcome": run.outcome,
+        "trigger": run.trigger,
+        "start_date": run.params.start_date,
+        "end_date": run.params.end_date,
+        "credential_id": run.params.credential_id,
+        "parameters": run.params.parameters,
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "duration_seconds": _seconds(run.started_at, run.finished_at),
+        "deadline": run.deadline,
+        "waiting_for": run.waiting_for,
+        "retry_of": run.retry_of,
+        "config_hash": run.config_hash,
+        "code_version": run.code_version,
+        "steps_done": sum(state.status.terminal for state in run.steps.values()),
+        "steps_total": len(run.steps),
+        "error": run.error,
+    }
+
+
+def _step_view(run: Run, plan: Plan, step_id: str, opened: Attempt | None) -> StepView:
+    state, step = run.steps[step_id], plan.by_id[step_id]
+    # The run hears of a claim only when it looks; the attempt itself knows at once.
+    status = StepStatus.RUNNING if opened is not None else state.status
+    started_at = state.started_at if opened is None else state.started_at or opened.started_at
+    return StepView(
+        step_id=step_id,
+        ps_type=step.ps_type,
+        depends_on=step.depends_on,
+        status=status,
+        attempt=state.attempt,
+        max_attempts=step.retry.max_attempts,
+        started_at=started_at,
+        finished_at=state.finished_at,
+        duration_seconds=_seconds(started_at, state.finished_at),
+        next_attempt_at=state.not_before,
+        reason=state.reason,
+        summary=state.summary,
+        error=state.error,
+    )
+
+
+def _attempt_view(attempt: Attempt) -> AttemptView:
+    return AttemptView(
+        step_id=attempt.step_id,
+        attempt=attempt.number,
+        status=attempt.status,
+        result=attempt.result,
+        started_at=attempt.started_at,
+        finished_at=attempt.closed_at,
+        duration_seconds=_seconds(attempt.started_at, attempt.closed_at),
+        lease_until=attempt.lease_until,
+        summary=attempt.summary,
+        error=attempt.error,
+        late_result=attempt.late,
+    )
+
+
+def _seconds(start: datetime | None, end: datetime | None) -> float | None:
+    return None if start is None or end is None else (end - start).total_seconds()
