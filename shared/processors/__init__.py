@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from shared.processors.billing_export import billing_export
+from shared.processors.noop import noop
 from shared.processors.procedure_executor import procedure_executor
 from shared.step import Processor
 
@@ -14,6 +15,7 @@ PROCESSORS: Mapping[str, Processor] = MappingProxyType(
         made.ps_type: made
         for made in (
             billing_export,
+            noop,
             procedure_executor,
         )
     }
