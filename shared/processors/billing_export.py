@@ -21,7 +21,7 @@ from shared.core.lineage import Evidence, Finding, LoadReceipt
 from shared.core.period import months
 from shared.core.record import Record
 from shared.core.run import Summary
-from shared.errors import Terminal, Transient
+from shared.errors import Transient
 from shared.objects import ObjectInfo, ObjectStore
 from shared.processors._delivery import Delivery, newest
 from shared.processors._focus_file import (
@@ -32,7 +32,6 @@ from shared.processors._focus_file import (
     refuse_empty,
 )
 from shared.step import StepContext, StepResult, processor
-from shared.vault import Credential
 from shared.warehouse import ColumnType, Files, SourceFile, Table
 
 ColumnName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
@@ -50,17 +49,19 @@ class BillingExportConfig(Record, frozen=True, kw_only=True):
     source: Annotated[
         str,
         Meta(
-            description="URL of the folder that the export is delivered into (`file:/exports`, "
-            "`s3://bucket/prefix`). Omitted: `source` of the credential's metadata."
+            min_length=1,
+            description="URL of the folder that the export is delivered into: `file:exports`, a "
+            "folder of the organization's objects.",
         ),
-    ] = ""
+    ]
     export_name: Annotated[
         str,
         Meta(
-            description="Name of the export, which is the folder below the source. Omitted: "
-            "`export_name` of the credential's metadata."
+            pattern="^[A-Za-z0-9_-][A-Za-z0-9_. -]*$",
+            description="Name of the export: the folder below the source, and how its manifests "
+            "begin.",
         ),
-    ] = ""
+    ]
     dialect: Annotated[
         Dialect,
         Meta(
@@ -113,10 +114,11 @@ class BillingExportConfig(Record, frozen=True, kw_only=True):
 def billing_export(step: StepContext, config: BillingExportConfig) -> StepResult:
     """Loads the newest delivery of a FOCUS export for every month that the run's days touch."""
     credential = step.credential()
-    source, export = _where(config, credential)
-    store = step.objects(source)
+    store = step.objects(config.source)
     # All deliveries are looked at before the first one is loaded: what is missing fails early.
-    deliveries = [newest(store, export, month) for month in months(step.start_date, step.end_date)]
+    deliveries = [
+        newest(store, config.export_name, month) for month in months(step.start_date, step.end_date)
+    ]
     for delivery in deliveries:
         if not delivery.files:
             refuse_empty(delivery, allow_empty=config.allow_empty)
@@ -144,27 +146,6 @@ def billing_export(step: StepContext, config: BillingExportConfig) -> StepResult
         findings=tuple(findings),
     )
     return StepResult(summary=_summary(deliveries, evidence), evidence=evidence)
-
-
-def _where(config: BillingExportConfig, credential: Credential) -> tuple[str, str]:
-    """The source and the export's name, from the configuration or else from the credential."""
-    found = []
-    for key, value in (("source", config.source), ("export_name", config.export_name)):
-        text = value or credential.info.metadata.get(key) or ""
-        if not isinstance(text, str) or not text:
-            raise Terminal(
-                f"{key} is not known: give it in the step's config, or in the metadata of the "
-                f"credential {credential.info.credential_id}",
-                code="source_missing",
-            )
-        found.append(text)
-    source, export = found
-    if "/" in export or export in {".", ".."}:
-        raise Terminal(
-            f"export_name {export!r}: is the name of one folder below the source",
-            code="source_missing",
-        )
-    return source, export
 
 
 def _load(
