@@ -1,0 +1,417 @@
+"""The promises of every run store (`shared.state.RunStore`)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from shared.core.plan import Plan, StepPlan
+from shared.core.run import (
+    Attempt,
+    AttemptStatus,
+    ErrorInfo,
+    Params,
+    Result,
+    Run,
+    RunStatus,
+    StepState,
+    StepStatus,
+    Summary,
+    Transition,
+    Trigger,
+)
+from shared.errors import Invalid, Unavailable
+from shared.journal import Journal
+from shared.state import Close, HistoryFilter, LogChunk, RunStore
+from shared.state.sqlite import SqliteRunStore
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PLAN = Plan(
+    address="aws/cost/billing",
+    pipeline_id="aws_cost_billing",
+    provider="aws",
+    domain="cost",
+    version="1",
+    config_hash="c0ffee",
+    steps=(StepPlan(step_id="extract", ps_type="generic.noop", config={"rows": 3}),),
+)
+
+Opener = Callable[[], RunStore]
+
+
+def _sqlite(tmp_path: Path) -> Opener:
+    return lambda: SqliteRunStore(Journal(tmp_path / "state.db"))
+
+
+BACKENDS = {"sqlite": _sqlite}
+
+
+@pytest.fixture(params=BACKENDS)
+def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+    """Opens the same store again, as another process would."""
+    opened: list[RunStore] = []
+    backend = BACKENDS[request.param](tmp_path)
+
+    def again() -> RunStore:
+        store = backend()
+        opened.append(store)
+        return store
+
+    yield again
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def runs(reopen: Opener) -> RunStore:
+    return reopen()
+
+
+def run(run_id: str = "r1", **changes: object) -> Run:
+    made = Run(
+        run_id=run_id,
+        org="acme",
+        dataset="acme_dev",
+        address=PLAN.address,
+        pipeline_id=PLAN.pipeline_id,
+        trigger=Trigger.API,
+        request_hash="h",
+        created_at=NOW,
+        status=RunStatus.RUNNING,
+        params=Params(start_date=NOW.date(), end_date=NOW.date()),
+        wake_at=NOW + timedelta(seconds=60),
+        steps={"extract": StepState(status=StepStatus.QUEUED, attempt=1)},
+    )
+    return replace(made, **changes)
+
+
+def attempt(number: int = 1, **changes: object) -> Attempt:
+    made = Attempt(
+        run_id="r1",
+        step_id="extract",
+        number=number,
+        owner="w1",
+        status=AttemptStatus.OPEN,
+        started_at=NOW,
+        lease_until=NOW + timedelta(seconds=180),
+    )
+    return replace(made, **changes)
+
+
+def closing(result: Result = Result.OK, at: datetime = NOW) -> Close:
+    return Close(result, at, summary=Summary(extracted=3, loaded=3))
+
+
+def race(count: int, action: Callable[[int], object]) -> list[object]:
+    """What `action` returned in each of `count` threads that start together."""
+    barrier = threading.Barrier(count)
+    answers: list[object] = [None] * count
+
+    def go(index: int) -> None:
+        barrier.wait()
+        answers[index] = action(index)
+
+    threads = [threading.Thread(target=go, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def test_a_run_comes_back_as_it_was_written(runs: RunStore) -> None:
+    full = run(
+        outcome=None,
+        cancel_at=NOW,
+        error=ErrorInfo(code="x", message="ü\x00\U0001f600"),
+        transitions=(Transition(at=NOW, to="running"),),
+        mark=NOW + timedelta(microseconds=1),
+    )
+    assert runs.create_run(full, PLAN, "n1")
+    stored = runs.run("r1")
+    assert stored is not None
+    assert stored.run == full
+    assert stored.plan == PLAN
+    assert stored.writer == "n1"
+
+
+def test_a_run_that_is_not_there_is_none(runs: RunStore) -> None:
+    assert runs.run("r1") is None
+    assert runs.run_status("r1") is None
+    assert runs.attempt("r1", "extract", 1) is None
+
+
+def test_of_two_creations_the_first_stays(runs: RunStore) -> None:
+    assert runs.create_run(run(org="first_org"), PLAN, "n1")
+    assert not runs.create_run(run(org="second_org"), PLAN, "n2")
+    stored = runs.run("r1")
+    assert stored is not None
+    assert (stored.run.org, stored.writer) == ("first_org", "n1")
+
+
+def test_sixteen_creations_at_once_have_one_winner(runs: RunStore) -> None:
+    for round_ in range(20):
+        made = run(f"r{round_}")
+        answers = race(
+            16,
+            lambda index, made=made: runs.create_run(made, PLAN, f"n{index}"),  # type: ignore[misc]
+        )
+        assert answers.count(True) == 1
+        stored = runs.run(made.run_id)
+        assert stored is not None
+        assert stored.writer == f"n{answers.index(True)}"
+
+
+def test_a_run_is_written_back_only_as_it_was_read(runs: RunStore) -> None:
+    runs.create_run(run(), PLAN, "n1")
+    read = runs.run("r1")
+    assert read is not None
+    after = runs.replace_run(read, replace(read.run, status=RunStatus.CANCELLING), "n2")
+    assert after is not None
+    assert runs.replace_run(read, replace(read.run, status=RunStatus.COMPLETED), "n3") is None
+    stored = runs.run("r1")
+    assert stored == after
+    assert runs.run_status("r1") is RunStatus.CANCELLING
+
+
+def test_what_a_write_returns_can_be_written_back_again(runs: RunStore) -> None:
+    runs.create_run(run(), PLAN, "n1")
+    stored = runs.run("r1")
+    for number in range(5):
+        assert stored is not None
+        stored = runs.replace_run(stored, replace(stored.run, stop_reason=str(number)), "n")
+    assert stored is not None
+    assert stored == runs.run("r1")
+
+
+def test_of_sixteen_writes_on_one_version_one_counts(runs: RunStore) -> None:
+    runs.create_run(run(), PLAN, "n1")
+    for _ in range(20):
+        read = runs.run("r1")
+        assert read is not None
+        answers = race(
+            16,
+            lambda index, read=read: runs.replace_run(  # type: ignore[misc]
+                read, replace(read.run, stop_reason=str(index)), "n"
+            ),
+        )
+        winners = [index for index, answer in enumerate(answers) if answer is not None]
+        stored = runs.run("r1")
+        assert stored is not None
+        assert [stored.run.stop_reason] == [str(index) for index in winners]
+
+
+def test_an_attempt_is_claimed_once(runs: RunStore) -> None:
+    assert runs.claim(attempt(owner="w1")) is not None
+    assert runs.claim(attempt(owner="w2")) is None
+    stored = runs.attempt("r1", "extract", 1)
+    assert stored is not None
+    assert stored.attempt == attempt(owner="w1")
+
+
+def test_a_closed_attempt_keeps_everybody_from_claiming_it(runs: RunStore) -> None:
+    grave = attempt(owner="", status=AttemptStatus.CLOSED, result=Result.CANCELLED, closed_at=NOW)
+    assert runs.claim(grave) is not None
+    assert runs.claim(attempt()) is None
+    stored = runs.attempt("r1", "extract", 1)
+    assert stored is not None
+    assert stored.attempt.result is Result.CANCELLED
+
+
+def test_sixteen_claims_at_once_have_one_winner(runs: RunStore) -> None:
+    for number in range(1, 21):
+        answers = race(
+            16,
+            lambda index, number=number: runs.claim(attempt(number, owner=str(index))),  # type: ignore[misc]
+        )
+        assert sum(answer is not None for answer in answers) == 1
+
+
+def test_an_attempt_is_closed_once_by_whoever_is_first(runs: RunStore) -> None:
+    claimed = runs.claim(attempt())
+    assert claimed is not None
+    assert runs.close_attempt(claimed, closing(Result.LOST))
+    assert not runs.close_attempt(claimed, closing(Result.OK))
+    stored = runs.attempt("r1", "extract", 1)
+    assert stored is not None
+    assert (stored.attempt.result, stored.attempt.closed_at) == (Result.LOST, NOW)
+    assert not runs.close_attempt(stored, closing(Result.OK))
+
+
+def test_sixteen_closes_at_once_have_one_winner(runs: RunStore) -> None:
+    for number in range(1, 21):
+        claimed = runs.claim(attempt(number))
+        assert claimed is not None
+        answers = race(
+            16,
+            lambda index, claimed=claimed: runs.close_attempt(  # type: ignore[misc]
+                claimed, closing(at=NOW + timedelta(seconds=index))
+            ),
+        )
+        assert answers.count(True) == 1
+        stored = runs.attempt("r1", "extract", number)
+        assert stored is not None
+        assert stored.attempt.closed_at == NOW + timedelta(seconds=answers.index(True))
+
+
+def test_a_renewal_refuses_a_close_that_read_before_it(runs: RunStore) -> None:
+    claimed = runs.claim(attempt())
+    assert claimed is not None
+    later = NOW + timedelta(seconds=60)
+    renewed = runs.renew(claimed, later + timedelta(seconds=180), later)
+    assert renewed is not None
+    assert renewed.attempt.heartbeat_at == later
+    assert not runs.close_attempt(claimed, closing(Result.LOST))
+    assert runs.close_attempt(renewed, closing())
+
+
+def test_a_renewal_after_the_close_is_refused(runs: RunStore) -> None:
+    claimed = runs.claim(attempt())
+    assert claimed is not None
+    assert runs.close_attempt(claimed, closing(Result.LOST))
+    assert runs.renew(claimed, NOW + timedelta(hours=1), NOW) is None
+
+
+def test_a_late_result_changes_nothing_but_the_note(runs: RunStore) -> None:
+    claimed = runs.claim(attempt())
+    assert claimed is not None
+    runs.close_attempt(claimed, closing(Result.LOST))
+    runs.record_late("r1", "extract", 1, "ok")
+    stored = runs.attempt("r1", "extract", 1)
+    assert stored is not None
+    assert (stored.attempt.result, stored.attempt.late) == (Result.LOST, "ok")
+    runs.record_late("r1", "extract", 9, "ok")
+    assert runs.attempt("r1", "extract", 9) is None
+
+
+def test_those_of_the_named_attempts_that_exist_are_found(runs: RunStore) -> None:
+    runs.claim(attempt(1))
+    runs.claim(attempt(3))
+    keys = [("extract", number) for number in range(1, 5)]
+    assert sorted(runs.attempts("r1", keys)) == [("extract", 1), ("extract", 3)]
+    assert runs.attempts("r1", []) == {}
+
+
+def test_attempts_closed_after_the_mark_are_found(runs: RunStore) -> None:
+    for number in range(1, 5):
+        claimed = runs.claim(attempt(number))
+        assert claimed is not None
+        if number < 4:
+            runs.close_attempt(claimed, closing(at=NOW + timedelta(microseconds=number)))
+    everything = runs.closed_since("r1", None)
+    assert sorted(found.number for found in everything) == [1, 2, 3]
+    later = runs.closed_since("r1", NOW + timedelta(microseconds=1))
+    assert sorted(found.number for found in later) == [2, 3]
+
+
+def test_due_runs_come_earliest_first_and_at_their_time(runs: RunStore) -> None:
+    for number, wake in enumerate([30, 10, None, 20]):
+        at = None if wake is None else NOW + timedelta(seconds=wake)
+        runs.create_run(run(f"r{number}", wake_at=at), PLAN, "n")
+    assert runs.due(NOW + timedelta(seconds=20, microseconds=-1)) == ["r1"]
+    assert runs.due(NOW + timedelta(seconds=20)) == ["r1", "r3"]
+    assert runs.due(NOW + timedelta(hours=1)) == ["r1", "r3", "r0"]
+    assert runs.due(NOW + timedelta(hours=1), limit=2) == ["r1", "r3"]
+    stored = runs.run("r1")
+    assert stored is not None
+    runs.replace_run(stored, replace(stored.run, wake_at=None), "n")
+    assert runs.due(NOW + timedelta(hours=1)) == ["r3", "r0"]
+
+
+def test_history_pages_through_every_run_of_one_organization(runs: RunStore) -> None:
+    for number in range(25):
+        runs.create_run(
+            run(f"r{number:02}", created_at=NOW + timedelta(seconds=number // 3)), PLAN, "n"
+        )
+    runs.create_run(run("other", org="other_org"), PLAN, "n")
+    runs.create_run(run("grave", tombstone=True), PLAN, "n")
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = runs.history("acme", HistoryFilter(), limit=4, cursor=cursor)
+        seen += [found.run_id for found in page.runs]
+        cursor = page.cursor
+        if cursor is None:
+            break
+    assert sorted(seen) == [f"r{number:02}" for number in range(25)]
+    times = [int(run_id[1:]) // 3 for run_id in seen]
+    assert times == sorted(times, reverse=True)
+
+
+def test_history_filters(runs: RunStore) -> None:
+    runs.create_run(run("a", status=RunStatus.FAILED), PLAN, "n")
+    runs.create_run(run("b", pipeline_id="p2", trigger=Trigger.SCHEDULE), PLAN, "n")
+    runs.create_run(run("c", created_at=NOW + timedelta(days=1)), PLAN, "n")
+
+    def found(where: HistoryFilter) -> list[str]:
+        return [run.run_id for run in runs.history("acme", where).runs]
+
+    assert found(HistoryFilter(status=RunStatus.FAILED)) == ["a"]
+    assert found(HistoryFilter(pipeline_id="p2")) == ["b"]
+    assert found(HistoryFilter(trigger="schedule")) == ["b"]
+    assert found(HistoryFilter(created_from=NOW + timedelta(hours=1))) == ["c"]
+    assert found(HistoryFilter(created_before=NOW)) == []
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "1", "-1.r", "1" * 30 + ".r", "١.r"])
+def test_a_cursor_that_is_not_ours_is_invalid(runs: RunStore, cursor: str) -> None:
+    with pytest.raises(Invalid, match="cursor"):
+        runs.history("acme", HistoryFilter(), cursor=cursor)
+
+
+def test_log_chunks_come_in_order_and_the_same_chunk_twice_is_once(runs: RunStore) -> None:
+    claimed = runs.claim(attempt())
+    assert claimed is not None
+    runs.append_log("r1", LogChunk("extract", 1, 2, b"two\n"))
+    runs.append_log("r1", LogChunk("extract", 1, 1, b"one\n"))
+    runs.append_log("r1", LogChunk("extract", 1, 2, b"two again\n"))
+    runs.close_attempt(claimed, closing()._replace(log=b"last\n", evidence=b"{}"))
+    lines = [chunk.lines for chunk in runs.logs("r1")]
+    assert lines == [b"one\n", b"two again\n", b"last\n"]
+    assert runs.logs("r1", "other") == []
+    assert runs.evidence("r1") == [("extract", 1, b"{}")]
+    assert [found.number for found in runs.attempts_of("r1")] == [1]
+
+
+def test_a_run_and_a_claim_survive_the_store(reopen: Opener) -> None:
+    first = reopen()
+    first.create_run(run(), PLAN, "n1")
+    first.claim(attempt())
+    stored = first.run("r1")
+    assert stored is not None
+    first.replace_run(stored, replace(stored.run, stop_reason="x"), "n2")
+    first.sync()
+    second = reopen()
+    again = second.run("r1")
+    assert again is not None
+    assert again.run.stop_reason == "x"
+    assert second.attempt("r1", "extract", 1) is not None
+
+
+def test_a_closed_store_says_so(runs: RunStore) -> None:
+    runs.close()
+    runs.close()
+    with pytest.raises(Unavailable, match="closed"):
+        runs.run("r1")
+
+
+def test_a_run_of_two_hundred_steps_is_one_document(runs: RunStore) -> None:
+    steps = {
+        f"step_{number}": StepState(
+            status=StepStatus.FAILED,
+            attempt=3,
+            look_at=NOW,
+            summary=Summary(message="m" * 700),
+            error=ErrorInfo(code="c", message="e" * 1500),
+        )
+        for number in range(200)
+    }
+    assert runs.create_run(run(steps=steps), PLAN, "n")
+    stored = runs.run("r1")
+    assert stored is not None
+    assert stored.run.steps == steps
