@@ -1,0 +1,374 @@
+"""Stored procedures: a header and one SELECT in a file of `configs/system/procedures`.
+
+`docs/adr/0005-procedures-are-one-select.md` is the format. Here it is parsed, with all faults at once,
+and written as the `CREATE PROCEDURE` of BigQuery. A warehouse runs it as one of its loads.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from hashlib import sha256
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from msgspec import Meta
+
+from shared.core import typed
+from shared.core.lineage import LINEAGE_COLUMNS
+from shared.core.nearmiss import did_you_mean
+from shared.core.places import UNREAD, Path
+from shared.core.record import Record
+from shared.core.yaml import Source
+from shared.core.yaml import read as read_yaml
+from shared.errors import ConfigError, Fault, Terminal
+from shared.warehouse import Column, ColumnType, NullRule, Table, Value, googlesql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sqlglot.expressions import Expr
+
+SOURCE = "source"
+RUN_DATE = "_run_date"
+GIVEN = ("org_slug", "pipeline_id", "credential_id", "run_dates")
+
+_HEADER = re.compile(r"\A\s*/\*(.*?)\*/", re.DOTALL)
+_IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
+_RESERVED = {*LINEAGE_COLUMNS, RUN_DATE}
+
+
+class ParameterType(StrEnum):
+    """The types of GoogleSQL that a caller can give."""
+
+    STRING = "STRING"
+    INT64 = "INT64"
+    BOOL = "BOOL"
+    DATE = "DATE"
+    TIMESTAMP = "TIMESTAMP"
+    BIGNUMERIC = "BIGNUMERIC"
+
+
+class RowRule(StrEnum):
+    """How many rows come out for those that go in."""
+
+    SAME = "same"
+    ANY = "any"
+
+
+_Name = Annotated[str, Meta(pattern=_IDENTIFIER)]
+_COLUMN_KINDS = [f"{kind}{null}" for kind in ColumnType for null in ("", " finding")]
+_ColumnKind = Annotated[str, Meta(pattern=f"^({'|'.join(_COLUMN_KINDS)})$")]
+
+
+class _Header(Record, frozen=True, kw_only=True):
+    procedure: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,127}$")]
+    description: str
+    output: _Name
+    columns: dict[_Name, _ColumnKind]
+    parameters: dict[_Name, ParameterType] = {}
+    totals: tuple[_Name, ...] = ()
+    currency: _Name | None = None
+    rows: RowRule = RowRule.SAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class Procedure:
+    """A procedure that has no faults. `version` changes with any change of its text."""
+
+    name: str
+    description: str
+    output: Table
+    parameters: Mapping[str, ParameterType]
+    used: frozenset[str]
+    totals: tuple[str, ...]
+    currency: str | None
+    rows: RowRule
+    select: Expr
+    version: str
+
+
+def parse_procedure(text: str, file: str) -> Procedure:
+    """Reads the text of `{procedure}.sql`. Raises ConfigError with every fault found."""
+    opening = _HEADER.match(text)
+    if opening is None:
+        raise ConfigError([Fault(f"{file}:1:1", "must open with a /* header */ in YAML")])
+    # As many lines before it as in the file, so that places are right.
+    above = "\n" * text.count("\n", 0, opening.start(1))
+    source = read_yaml(file, (above + opening[1]).encode())
+    faults = list(source.faults)
+    if source.value is not UNREAD:
+        faults += typed.check(source.value, _Header, _HeaderPlaces(source))
+    blank = re.sub(r"[^\n]", " ", opening[0])
+    parsed = googlesql.parse(blank + text[opening.end() :])
+    faults += [Fault(file, message) for message in parsed.faults]
+    if faults or parsed.tree is None:
+        raise ConfigError(faults)
+    header = msgspec.convert(source.value, _Header)
+    faults = _mismatches(header, parsed.tree, parsed.parameters, source)
+    if faults:
+        raise ConfigError(faults)
+    return Procedure(
+        name=header.procedure,
+        description=header.description,
+        output=Table(header.output, tuple(_column(*item) for item in header.columns.items())),
+        parameters=header.parameters,
+        used=parsed.parameters,
+        totals=header.totals,
+        currency=header.currency,
+        rows=header.rows,
+        select=parsed.tree,
+        version=f"{header.procedure}@{sha256(text.encode()).hexdigest()[:12]}",
+    )
+
+
+def _column(name: str, kind: str) -> Column:
+    word, _, null = kind.partition(" ")
+    return Column(name, ColumnType(word), NullRule.FINDING if null else NullRule.ALLOWED)
+
+
+def _mismatches(
+    header: _Header, tree: Expr, parameters: frozenset[str], source: Source
+) -> list[Fault]:
+    """What header and SELECT do not agree on."""
+    inside = [
+        *googlesql.unstable(tree),
+        *_column_faults(header, googlesql.select_names(tree)),
+        *_parameter_faults(header, parameters),
+    ]
+    if SOURCE not in googlesql.cte_names(tree):
+        inside.append("the SELECT must begin WITH source AS (its input rows)")
+    return [
+        *(
+            Fault(source.at(path, key=True), message)
+            for path, message in _header_faults(header, source)
+        ),
+        *(Fault(source.file, message) for message in dict.fromkeys(inside)),
+    ]
+
+
+def _header_faults(header: _Header, source: Source) -> Iterator[tuple[Path, str]]:
+    stem = source.file.rsplit("/", 1)[-1].removesuffix(".sql")
+    if header.procedure != stem:
+        yield ("procedure",), f"procedure {header.procedure!r} must be named as its file, {stem!r}"
+    if not header.columns:
+        yield ("columns",), "columns: must name at least one column"
+    for name in header.columns:
+        if name.lower() in _RESERVED:
+            yield ("columns", name), f"column {name!r} is stamped by the writer"
+    for name in header.parameters:
+        if name in GIVEN:
+            yield ("parameters", name), f"parameter {name!r} is given by the writer"
+    for name in header.totals:
+        if header.columns.get(name, "").partition(" ")[0] != ColumnType.DECIMAL:
+            yield ("totals",), f"totals: {name!r} is not a decimal column"
+    if header.currency is not None and header.currency not in header.columns:
+        yield ("currency",), f"currency: {header.currency!r} is not a column"
+
+
+def _column_faults(header: _Header, selected: tuple[str, ...]) -> Iterator[str]:
+    wanted = {*header.columns, RUN_DATE}
+    for name in sorted(wanted - set(selected)):
+        yield f"the SELECT has no column {name!r}"
+    for name in selected:
+        if name not in wanted:
+            yield f"the SELECT's column {name!r} is not in the header{did_you_mean(name, wanted)}"
+        elif selected.count(name) > 1:
+            yield f"the SELECT has the column {name!r} twice"
+
+
+def _parameter_faults(header: _Header, used: frozenset[str]) -> Iterator[str]:
+    known = {*GIVEN, *header.parameters}
+    for name in sorted(used - known):
+        yield f"parameter @{name} is not declared{did_you_mean(name, known)}"
+    for name in sorted(set(header.parameters) - used - set(GIVEN)):
+        yield f"parameter {name!r} is declared but not used"
+
+
+class _HeaderPlaces:
+    """Places in a header, for `typed.check`."""
+
+    echo = True
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def at(self, path: Path, *, key: bool = False) -> str:
+        return self._source.at(path, key=key)
+
+    def label(self, path: Path) -> str:
+        return str(path[-1]) if path else "the header"
+
+
+def bind(procedure: Procedure, arguments: Mapping[str, Value]) -> dict[str, Value]:
+    """The declared parameters with the caller's values in their types.
+
+    Raises Terminal (`arguments`) when one is missing, unknown or not of its type; lists all of them.
+    """
+    problems = [
+        f"{name!r} is not a parameter{did_you_mean(name, procedure.parameters)}"
+        for name in arguments
+        if name not in procedure.parameters
+    ]
+    bound: dict[str, Value] = {}
+    for name, kind in procedure.parameters.items():
+        if name not in arguments:
+            problems.append(f"{name!r} is missing")
+            continue
+        try:
+            bound[name] = _as(kind, arguments[name])
+        except (ValueError, InvalidOperation):
+            problems.append(f"{name!r} is not a {kind}")
+    if problems:
+        raise Terminal(f"procedure {procedure.name}: " + "; ".join(problems), code="arguments")
+    return bound
+
+
+def _as(kind: ParameterType, value: Value) -> Value:
+    if value is None:
+        return None
+    match kind, value:
+        case ParameterType.STRING, str():
+            return value
+        case ParameterType.BOOL, bool():
+            return value
+        case ParameterType.INT64, int() if not isinstance(value, bool):
+            return value
+        case ParameterType.BIGNUMERIC, Decimal() | str() | int() if not isinstance(value, bool):
+            number = Decimal(value)
+            if not number.is_finite():
+                raise ValueError(value)
+            return number
+        case ParameterType.TIMESTAMP, str():
+            return _aware(datetime.fromisoformat(value))
+        case ParameterType.TIMESTAMP, datetime():
+            return _aware(value)
+        case ParameterType.DATE, str():
+            return date.fromisoformat(value)
+        case ParameterType.DATE, date() if not isinstance(value, datetime):
+            return value
+    raise ValueError(value)
+
+
+def _aware(time: datetime) -> datetime:
+    if time.tzinfo is None:
+        raise ValueError(time)
+    return time
+
+
+def proof(procedure: Procedure) -> Expr:
+    """The SELECT that counts and sums the input: currency, rows, then the totals in order."""
+    currency = f"`{procedure.currency}`" if procedure.currency else "CAST(NULL AS STRING)"
+    sums = "".join(f", SUM(`{name}`) AS `{name}`" for name in procedure.totals)
+    return googlesql.with_only(
+        procedure.select,
+        SOURCE,
+        f"SELECT {currency} AS _currency, COUNT(*) AS _rows{sums} FROM {SOURCE} GROUP BY 1",
+    )
+
+
+_GIVEN_TYPES: dict[str, str] = {
+    "org_slug": "STRING",
+    "pipeline_id": "STRING",
+    "credential_id": "STRING",
+    "run_dates": "ARRAY<DATE>",
+    "run_id": "STRING",
+    "run_created_at": "TIMESTAMP",
+    "step_id": "STRING",
+    "attempt": "INT64",
+    "source_version": "STRING",
+    "source_at": "TIMESTAMP",
+    "ingested_at": "TIMESTAMP",
+}
+
+
+def create_procedure(procedure: Procedure, dataset: str) -> str:
+    """`CREATE OR REPLACE PROCEDURE` for BigQuery: fence, delete, insert, proof and marker.
+
+    Its parameters have the prefix `in_`, since a name that is also a column would mean the column.
+    """
+
+    def parameter(name: str) -> str:
+        return f"in_{name}"
+
+    types: dict[str, str] = {**_GIVEN_TYPES, **procedure.parameters}
+    signature = ",\n  ".join(f"{parameter(name)} {kind}" for name, kind in types.items())
+    table = f"`{dataset}`.`{procedure.output.name}`"
+    loads = f"`{dataset}`.`_loads`"
+    key = (
+        "x_org_slug = in_org_slug AND x_pipeline_id = in_pipeline_id "
+        "AND x_credential_id = in_credential_id AND x_pipeline_run_date IN UNNEST(in_run_dates)"
+    )
+    marker = f"table_name = '{procedure.output.name}' AND {key}"
+    columns = [f"`{column.name}`" for column in procedure.output.columns]
+    select = _indented(googlesql.to_bigquery(procedure.select, dataset, parameter))
+    counted = _indented(googlesql.to_bigquery(proof(procedure), dataset, parameter))
+    currency = f"`{procedure.currency}`" if procedure.currency else "CAST(NULL AS STRING)"
+    sums = "".join(f", SUM(`{name}`) AS `{name}`" for name in procedure.totals)
+    loaded = f"SELECT {currency} AS _currency, COUNT(*) AS _rows{sums} FROM {table} WHERE {key} GROUP BY 1"
+    compared = ["_currency", *procedure.totals]
+    if procedure.rows is RowRule.SAME:
+        compared.insert(1, "_rows")
+    fields = ", ".join(f"`{name}`" for name in compared)
+    return f"""CREATE OR REPLACE PROCEDURE `{dataset}`.`{procedure.name}`(
+  {signature}
+)
+OPTIONS (description = {_literal(f"{procedure.description} ({procedure.version})")})
+BEGIN
+  BEGIN TRANSACTION;
+  ASSERT NOT EXISTS (
+    SELECT 1 FROM {loads}
+    WHERE {marker}
+      AND (source_at > in_source_at
+        OR (source_at = in_source_at AND run_created_at > in_run_created_at)
+        OR (source_at = in_source_at AND run_created_at = in_run_created_at AND attempt > in_attempt)
+        OR (source_at = in_source_at AND run_created_at = in_run_created_at AND attempt = in_attempt
+          AND (run_id != in_run_id OR step_id != in_step_id) AND source_version != in_source_version))
+  ) AS 'superseded';
+  DELETE FROM {table} WHERE {key};
+  INSERT INTO {table} ({", ".join(columns)}, {", ".join(LINEAGE_COLUMNS)})
+  SELECT {", ".join(columns)}, in_org_slug, in_pipeline_id, in_credential_id,
+    {RUN_DATE}, in_run_id, in_ingested_at, DATE(in_ingested_at)
+  FROM (
+{select}
+  );
+  ASSERT NOT EXISTS (
+    SELECT 1 FROM {table}
+    WHERE x_org_slug = in_org_slug AND x_pipeline_id = in_pipeline_id
+      AND x_credential_id = in_credential_id AND x_run_id = in_run_id
+      AND x_ingested_at = in_ingested_at AND x_pipeline_run_date NOT IN UNNEST(in_run_dates)
+  ) AS 'outside_covers';
+  ASSERT NOT EXISTS (
+    WITH counted AS (
+{counted}
+    ), loaded AS ({loaded})
+    (SELECT {fields} FROM counted EXCEPT DISTINCT SELECT {fields} FROM loaded)
+    UNION ALL
+    (SELECT {fields} FROM loaded EXCEPT DISTINCT SELECT {fields} FROM counted)
+  ) AS 'unbalanced';
+  DELETE FROM {loads} WHERE {marker};
+  INSERT INTO {loads} (x_org_slug, x_pipeline_id, x_credential_id, x_pipeline_run_date, table_name,
+    source_version, source_at, run_id, run_created_at, step_id, attempt, loaded, rejected,
+    committed_at, ingestion_date)
+  SELECT in_org_slug, in_pipeline_id, in_credential_id, run_date, '{procedure.output.name}',
+    in_source_version, in_source_at, in_run_id, in_run_created_at, in_step_id, in_attempt,
+    (SELECT COUNT(*) FROM {table}
+      WHERE x_org_slug = in_org_slug AND x_pipeline_id = in_pipeline_id
+        AND x_credential_id = in_credential_id AND x_pipeline_run_date = run_date), 0,
+    CURRENT_TIMESTAMP(), DATE(in_ingested_at)
+  FROM UNNEST(in_run_dates) AS run_date;
+  COMMIT TRANSACTION;
+END;
+"""
+
+
+def _indented(sql: str) -> str:
+    return "\n".join(f"    {line}" for line in sql.splitlines())
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", " ")
+    return f"'{escaped}'"

@@ -1,0 +1,192 @@
+"""A procedure file is a header and one SELECT; what is wrong with it is told at once."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import pytest
+import sqlglot
+
+from shared.errors import ConfigError, Terminal
+from shared.warehouse import Column, ColumnType, NullRule, Table, googlesql
+from shared.warehouse.procedure import RowRule, bind, create_procedure, parse_procedure, proof
+
+GOOD = """/*
+procedure: focus_from_aws
+description: AWS' rows as rows of the FOCUS table.
+output: focus_costs
+totals: [BilledCost]
+currency: BillingCurrency
+parameters: {issuer: STRING, since: DATE}
+columns:
+  BilledCost: decimal finding
+  BillingCurrency: text
+  InvoiceIssuerName: text
+*/
+-- a remark
+WITH source AS (
+  SELECT * FROM aws_focus_costs
+  WHERE x_org_slug = @org_slug AND x_pipeline_run_date IN UNNEST(@run_dates)
+    AND x_pipeline_run_date >= @since
+)
+SELECT
+  x_pipeline_run_date AS _run_date,
+  BilledCost,
+  BillingCurrency,
+  COALESCE(InvoiceIssuerName, @issuer) AS InvoiceIssuerName
+FROM source
+"""
+FILE = "configs/system/procedures/focus_from_aws.sql"
+
+
+def faults(text: str, file: str = FILE) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_procedure(text, file)
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_a_procedure_says_what_it_writes_and_what_it_needs() -> None:
+    made = parse_procedure(GOOD, FILE)
+    assert made.output == Table(
+        "focus_costs",
+        (
+            Column("BilledCost", ColumnType.DECIMAL, NullRule.FINDING),
+            Column("BillingCurrency"),
+            Column("InvoiceIssuerName"),
+        ),
+    )
+    assert made.parameters == {"issuer": "STRING", "since": "DATE"}
+    assert (made.totals, made.currency, made.rows) == (
+        ("BilledCost",),
+        "BillingCurrency",
+        RowRule.SAME,
+    )
+    assert made.version.startswith("focus_from_aws@")
+    assert made.version != parse_procedure(GOOD + "\n", FILE).version
+
+
+def test_it_reads_the_organizations_tables_with_its_parameters() -> None:
+    sql = googlesql.to_duckdb(parse_procedure(GOOD, FILE).select, "acme_dev")
+    assert '"acme_dev"."aws_focus_costs"' in sql
+    assert "LIST_CONTAINS($run_dates, x_pipeline_run_date)" in sql
+    assert 'FROM "acme_dev"."source"' not in sql
+
+
+def test_the_proof_sums_the_source_and_nothing_else() -> None:
+    sql = googlesql.to_duckdb(proof(parse_procedure(GOOD, FILE)), "acme_dev")
+    assert "SUM(" in sql
+    assert "COALESCE(InvoiceIssuerName" not in sql
+
+
+def test_all_faults_of_a_header_are_told_with_their_lines() -> None:
+    text = GOOD.replace("output: focus_costs", "outptu: focus_costs")
+    text = text.replace("BillingCurrency: text", "BillingCurrency: txt")
+    found = faults(text)
+    assert any(fault.startswith(f"{FILE}:4:1") and "outptu" in fault for fault in found)
+    assert any(f"{FILE}:10:" in fault for fault in found)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("AWS' rows", "AWS' rows\nextra: 1", "extra"),
+        ("procedure: focus_from_aws", "procedure: focus", "named as its file"),
+        ("BilledCost: decimal finding", "BilledCost: text", "not a decimal column"),
+        ("currency: BillingCurrency", "currency: Currency", "is not a column"),
+        ("  BillingCurrency: text", "  x_run_id: text", "stamped by the writer"),
+        ("issuer: STRING", "org_slug: STRING", "given by the writer"),
+        ("issuer: STRING", "other: STRING", "declared but not used"),
+        ("@issuer", "@issuers", "did you mean"),
+        ("  BilledCost,", "  BilledCost AS BilledCosts,", "has no column 'BilledCost'"),
+        ("  BilledCost,", "  BilledCost, BilledCost,", "twice"),
+        ("WITH source AS", "WITH input AS", "WITH source AS"),
+        ("FROM aws_focus_costs", "FROM other.aws_focus_costs", "names a dataset"),
+        ("FROM aws_focus_costs", "FROM `p.other.aws_focus_costs`", "names a dataset"),
+        ("FROM aws_focus_costs", "FROM read_csv('/etc/passwd')", "table function"),
+        ("  BilledCost,", "  BilledCost * CAST(1 AS FLOAT64) AS BilledCost,", "FLOAT64"),
+        ("  BilledCost,", "  BilledCost * RAND() AS BilledCost,", "not the same the next time"),
+        (">= @since", ">= CURRENT_DATE() AND @since IS NOT NULL", "not the same the next time"),
+        ("@issuer)", "read_text(@issuer))", "READ_TEXT is not a function"),
+        ("-- a remark", "DELETE FROM focus_costs WHERE TRUE;", "one SELECT"),
+        ("FROM source\n", "FROM source; DROP TABLE focus_costs", "one SELECT"),
+        ("FROM source\n", "FROM WHERE source\n", "line 2"),
+        ("= @org_slug", "= ?", "use @name"),
+        ("= @org_slug", "= @@project_id", "system variable"),
+    ],
+)
+def test_what_a_procedure_may_not_do_is_a_fault(old: str, new: str, fault: str) -> None:
+    assert old in GOOD
+    found = faults(GOOD.replace(old, new, 1))
+    assert any(fault in text for text in found), found
+
+
+def test_a_file_without_header_is_a_fault() -> None:
+    assert faults("SELECT 1") == [f"{FILE}:1:1 must open with a /* header */ in YAML"]
+
+
+def test_arguments_get_the_types_that_were_declared() -> None:
+    made = parse_procedure(GOOD, FILE)
+    assert bind(made, {"issuer": "AWS", "since": "2024-09-01"}) == {
+        "issuer": "AWS",
+        "since": date(2024, 9, 1),
+    }
+    with pytest.raises(Terminal) as caught:
+        bind(made, {"isuer": "AWS", "since": "yesterday"})
+    assert caught.value.code == "arguments"
+    for part in ("'isuer' is not a parameter", "'issuer' is missing", "'since' is not a DATE"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "bound"),
+    [
+        ("INT64", 5, 5),
+        ("BOOL", True, True),
+        ("BIGNUMERIC", "1.25", Decimal("1.25")),
+        ("TIMESTAMP", "2024-09-01T00:00:00Z", datetime(2024, 9, 1, tzinfo=UTC)),
+    ],
+)
+def test_each_parameter_type_takes_its_values(kind: str, given: str, bound: object) -> None:
+    made = parse_procedure(GOOD.replace("issuer: STRING", f"issuer: {kind}"), FILE)
+    assert bind(made, {"issuer": given, "since": "2024-09-01"})["issuer"] == bound
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [("INT64", True), ("INT64", "5"), ("BOOL", 1), ("BIGNUMERIC", "NaN"), ("STRING", 1)]
+    + [("TIMESTAMP", "2024-09-01T00:00:00"), ("BIGNUMERIC", "x")],
+)
+def test_a_value_of_another_type_is_refused(kind: str, given: str) -> None:
+    made = parse_procedure(GOOD.replace("issuer: STRING", f"issuer: {kind}"), FILE)
+    with pytest.raises(Terminal, match="'issuer' is not a"):
+        bind(made, {"issuer": given, "since": "2024-09-01"})
+
+
+def test_bigquery_gets_one_transaction_with_fence_proof_and_marker() -> None:
+    text = create_procedure(parse_procedure(GOOD, FILE), "acme_prod")
+    head, _, body = text.partition("\nBEGIN\n")
+    assert head.startswith("CREATE OR REPLACE PROCEDURE `acme_prod`.`focus_from_aws`(")
+    assert "in_run_dates ARRAY<DATE>" in head
+    assert "in_since DATE" in head
+    assert "@" not in body
+    statements = [part.strip() for part in body.rsplit("END;", 1)[0].split(";\n") if part.strip()]
+    kinds = [statement.split(maxsplit=2)[:2] for statement in statements]
+    assert kinds == [
+        ["BEGIN", "TRANSACTION"],
+        ["ASSERT", "NOT"],
+        ["DELETE", "FROM"],
+        ["INSERT", "INTO"],
+        ["ASSERT", "NOT"],
+        ["ASSERT", "NOT"],
+        ["DELETE", "FROM"],
+        ["INSERT", "INTO"],
+        ["COMMIT", "TRANSACTION"],
+    ]
+    for statement in statements:
+        text = statement
+        if text.startswith("ASSERT"):  # sqlglot does not know ASSERT; what it asserts is a SELECT
+            text = "SELECT " + text.removeprefix("ASSERT").rpartition(" AS '")[0]
+        trees = sqlglot.parse(text, read="bigquery")
+        assert len(trees) == 1
+        assert not isinstance(trees[0], sqlglot.exp.Command)
