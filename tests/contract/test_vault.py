@@ -364,6 +364,16 @@ def test_a_blob_moved_with_its_data_key_does_not_open_either(backend: Backend) -
         backend.vault.open(*other)
 
 
+def test_a_data_key_moved_to_another_organization_does_not_open(backend: Backend) -> None:
+    put(backend.vault, ACME)
+    put(backend.vault, ("beta", "openai", "main"))
+    backend.copy_data_key("acme", "beta")
+    backend.restart()
+    with pytest.raises(Terminal, match="copied from another place"):
+        backend.vault.rewrap("beta")
+    assert backend.vault.rewrap("acme") == 1
+
+
 def test_an_old_version_put_in_the_place_of_the_new_one_does_not_open(backend: Backend) -> None:
     put(backend.vault, secret="revoked-secret")
     put(backend.vault, secret="current-secret")
