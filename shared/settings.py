@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from shared.errors import ConfigError, Fault
 from shared.log import Level
@@ -24,7 +25,10 @@ KNOWN = {
     "PIPELINES_LOG": "debug, info, warning or error (default warning embedded, else info)",
     "PIPELINES_URL": "for the command line: the API (default http://127.0.0.1:8001)",
     "PIPELINES_API_KEY": "for the command line: the API key",
+    "PIPELINES_ORG": "for the command line: the organization where --org is not given",
 }
+PLATFORM_KEY_FILE = "platform.key"  # in the data folder: for the command line of this machine
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +45,58 @@ class Settings:
     log_level: Level = Level.WARNING
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClientSettings:
+    """What the command line knows: where the API is, and who asks. None is what it was not told.
+
+    `key_file` is read only for an API on this machine: the platform's key goes nowhere else.
+    `plain`: the person wants no colour (https://no-color.org).
+    """
+
+    url: str
+    api_key: str | None
+    key_file: Path | None
+    org: str | None
+    plain: bool
+
+
+def read_client_settings(environ: Mapping[str, str] | None = None) -> ClientSettings:
+    """The settings of the command line. Raises ConfigError with all faults."""
+    env = os.environ if environ is None else environ
+    faults = _unknown(env)
+    url = env.get("PIPELINES_URL", "http://127.0.0.1:8001").rstrip("/")
+    host = None
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname if parts.scheme in ("http", "https") and parts.port != 0 else None
+    except ValueError:
+        pass
+    if host is None:
+        faults.append(Fault("PIPELINES_URL", f"{url!r} is no URL of an API (http://HOST:PORT)"))
+    if faults:
+        raise ConfigError(faults)
+    data = Path(env.get("PIPELINES_DATA", ".pipelines")).absolute()
+    return ClientSettings(
+        url=url,
+        api_key=env.get("PIPELINES_API_KEY") or None,
+        key_file=data / PLATFORM_KEY_FILE if host in _LOOPBACK else None,
+        org=env.get("PIPELINES_ORG") or None,
+        plain=bool(env.get("NO_COLOR")),
+    )
+
+
+def _unknown(env: Mapping[str, str]) -> list[Fault]:
+    return [
+        Fault(name, f"is not a setting (known: {', '.join(KNOWN)})")
+        for name in env
+        if name.startswith("PIPELINES_") and name not in KNOWN
+    ]
+
+
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """The settings of `environ` (default: the process's). Raises ConfigError with all faults."""
     env = os.environ if environ is None else environ
-    faults: list[Fault] = []
+    faults = _unknown(env)
 
     def number(name: str, default: int, least: int, most: int) -> int:
         text = env.get(name, str(default))
@@ -53,9 +105,6 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         faults.append(Fault(name, f"{text!r} is not a whole number from {least} to {most}"))
         return default
 
-    for name in env:
-        if name.startswith("PIPELINES_") and name not in KNOWN:
-            faults.append(Fault(name, f"is not a setting (known: {', '.join(KNOWN)})"))
     mode = env.get("PIPELINES_MODE", "embedded")
     if mode != "embedded":
         faults.append(Fault("PIPELINES_MODE", f"{mode!r} is not a mode (known: embedded)"))
