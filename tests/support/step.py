@@ -1,0 +1,127 @@
+"""A step to run a processor in: real store and warehouse, no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shared.core.lineage import Fence, LoadReceipt, Slice, Writer
+from shared.core.secret import Secret
+from shared.errors import Terminal
+from shared.objects import ObjectStore
+from shared.objects.files import FolderStore
+from shared.processors import PROCESSORS
+from shared.step import StepContext, StepResult
+from shared.vault import Credential, CredentialInfo
+from shared.warehouse import Batches, Files, Load, Table, Warehouse
+
+CREATED = datetime(2025, 3, 1, 6, tzinfo=UTC)
+
+
+@dataclass
+class Lines:
+    """A log that can be looked at."""
+
+    lines: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+
+    def info(self, event: str, **fields: object) -> None:
+        self.lines.append((event, fields))
+
+    warning = info
+    error = info
+
+
+@dataclass
+class TestStep:
+    """The StepContext of an attempt that no engine made."""
+
+    __test__ = False
+
+    root: Path
+    warehouse: Warehouse
+    start_date: date
+    end_date: date
+    org: str = "acme"
+    dataset: str = "acme_test"
+    pipeline_id: str = "aws_cost_billing"
+    provider: str = "aws"
+    run_id: str = "r1"
+    step_id: str = "extract"
+    attempt: int = 1
+    credential_id: str = "main"
+    run_created_at: datetime = CREATED
+    deadline: datetime = datetime(2099, 1, 1, tzinfo=UTC)
+    log: Lines = field(default_factory=Lines)
+    checks: int = 0
+
+    @property
+    def writer(self) -> Writer:
+        fence = Fence(self.run_created_at, self.run_created_at, self.attempt)
+        return Writer(self.run_id, self.step_id, fence)
+
+    def check(self) -> None:
+        self.checks += 1
+
+    def now(self) -> datetime:
+        return self.run_created_at
+
+    def credential(self) -> Credential:
+        info = CredentialInfo(
+            org=self.org,
+            provider=self.provider,
+            credential_id=self.credential_id,
+            version=3,
+            active=True,
+            created_at=CREATED,
+            updated_at=CREATED,
+        )
+        return Credential(info, Secret("{}"))
+
+    def objects(self, url: str) -> ObjectStore:
+        scheme, _, path = url.partition(":")
+        if scheme != "file":
+            raise Terminal(f"{url}: only folders here", code="bad_source")
+        return FolderStore(self.root / path)
+
+    def slice(self, run_date: date) -> Slice:
+        return Slice(self.org, self.pipeline_id, self.credential_id, run_date)
+
+    def load(
+        self,
+        table: Table,
+        source: Files | Batches,
+        *,
+        covers: frozenset[Slice],
+        source_version: str,
+        source_at: datetime,
+        **options: Any,
+    ) -> LoadReceipt:
+        fence = self.writer.fence._replace(source_at=source_at)
+        return self.warehouse.load(
+            Load(
+                dataset=self.dataset,
+                table=table,
+                covers=covers,
+                writer=self.writer._replace(fence=fence),
+                source=source,
+                source_version=source_version,
+                source_at=source_at,
+                check=self.check,
+                **options,
+            )
+        )
+
+    def another(self, **changes: Any) -> TestStep:
+        """A step of another run or attempt, over the same source and warehouse."""
+        return replace(self, log=Lines(), checks=0, **changes)
+
+
+def run(ps_type: str, step: StepContext, config: Mapping[str, object]) -> StepResult:
+    """Runs a processor with the configuration as a YAML file would give it."""
+    processor = PROCESSORS[ps_type]
+    return processor.run(step, msgspec.convert(config, processor.config))
