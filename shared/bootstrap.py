@@ -11,7 +11,6 @@ import os
 import random
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,7 +60,7 @@ def utc_now() -> datetime:
 
 def new_id() -> str:
     """A random id: an owner, a writer, or a run without an idempotency key."""
-    return "r" + uuid.uuid4().hex[:25]
+    return "r" + os.urandom(13).hex()[:25]
 
 
 def once(make: Callable[[], T]) -> Callable[[], T]:

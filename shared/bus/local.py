@@ -44,6 +44,16 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 );
 """
 
+_PUBLISH = (
+    "INSERT INTO messages (topic, body, attributes, published_at, available_at)"
+    " VALUES (?, ?, ?, ?, ?)"
+)
+_PARK = (
+    "INSERT INTO dead_letters"
+    " (topic, body, attributes, reason, deliveries, published_at, parked_at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+
 MAX_DELIVERIES = 20
 FIRST_RETRY = timedelta(seconds=1)
 LAST_RETRY = timedelta(seconds=60)
@@ -135,18 +145,12 @@ class LocalBus:
             for message in wanted
         ]
 
-        def insert(db: sqlite3.Connection) -> list[int]:
-            ids = []
-            for row in rows:
-                cursor = db.execute(
-                    "INSERT INTO messages (topic, body, attributes, published_at, available_at)"
-                    " VALUES (?, ?, ?, ?, ?)",
-                    row,
-                )
-                ids.append(cursor.lastrowid or 0)
-            return ids
-
-        ids = self._journal.write(insert, wait=False)
+        if len(rows) == 1:
+            ids = [self._journal.execute(_PUBLISH, rows[0], wait=False).lastrowid or 0]
+        else:
+            ids = self._journal.write(
+                lambda db: [db.execute(_PUBLISH, row).lastrowid or 0 for row in rows], wait=False
+            )
         with self._changed:
             for message_id, message, row in zip(ids, wanted, rows, strict=True):
                 queued = _Message(
@@ -165,7 +169,7 @@ class LocalBus:
             now,
             now,
         )
-        self._journal.write(lambda db: _insert_dead_letter(db, row), wait=False)
+        self._journal.execute(_PARK, row, wait=False)
 
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         rows = self._journal.read(
@@ -302,10 +306,7 @@ class LocalBus:
         except Exception as error:  # noqa: BLE001  # a fault of the endpoint must not end the bus
             status, text = 500, f"{type(error).__name__}: {error}"
         if 200 <= status < 300:
-            self._journal.write(
-                lambda db: db.execute("DELETE FROM messages WHERE id = ?", (message.id,)),
-                wait=False,
-            )
+            self._journal.execute("DELETE FROM messages WHERE id = ?", (message.id,), wait=False)
         else:
             self._refused(message, body, f"http {status}: {text}")
 
@@ -324,17 +325,15 @@ class LocalBus:
             )
 
             def park(db: sqlite3.Connection) -> None:
-                _insert_dead_letter(db, row)
+                db.execute(_PARK, row)
                 db.execute("DELETE FROM messages WHERE id = ?", (message.id,))
 
             self._journal.write(park, wait=False)
             return
         again = _micros(now + min(FIRST_RETRY * 2 ** (deliveries - 1), LAST_RETRY))
-        self._journal.write(
-            lambda db: db.execute(
-                "UPDATE messages SET deliveries = ?, available_at = ? WHERE id = ?",
-                (deliveries, again, message.id),
-            ),
+        self._journal.execute(
+            "UPDATE messages SET deliveries = ?, available_at = ? WHERE id = ?",
+            (deliveries, again, message.id),
             wait=False,
         )
         with self._changed:
@@ -349,15 +348,6 @@ class LocalBus:
                     self._put(message, available_at)
                 wait = (self._later[0][0] - now) / 1e6 if self._later else None
                 self._changed.wait(wait)
-
-
-def _insert_dead_letter(db: sqlite3.Connection, row: tuple[object, ...]) -> None:
-    db.execute(
-        "INSERT INTO dead_letters"
-        " (topic, body, attributes, reason, deliveries, published_at, parked_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        row,
-    )
 
 
 def _micros(at: datetime) -> int:

@@ -73,9 +73,7 @@ class Catalog:
 
     def compiled(self) -> bytes:
         """The catalog as JSON, the same bytes for the same files: an image parses no YAML."""
-        return msgspec.json.encode(
-            _Compiled(format=_FORMAT, pipelines=list(self)), order="deterministic"
-        )
+        return msgspec.json.encode(_Compiled(format=_FORMAT, pipelines=list(self)))
 
     def get(self, address: str) -> Pipeline:
         """The pipeline at `provider/domain/pipeline`. Raises NotFound, naming the nearest one."""

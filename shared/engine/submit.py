@@ -15,7 +15,7 @@ import msgspec
 
 from shared.accounts import NotAllowed, Refused, Reserved, Spent
 from shared.app import App
-from shared.core.dates import read_dates
+from shared.core.dates import parse_dates
 from shared.core.decide import start
 from shared.core.lineage import NO_CREDENTIAL, dataset_of
 from shared.core.pipeline import Pipeline, resolve_plan
@@ -105,11 +105,11 @@ def prepare(app: App, asked: Submission, run_id: str, now: datetime) -> tuple[Pa
     if not organization.may_run:
         raise _forbidden(asked.org, organization.status)
     pipeline: Pipeline = app.catalog().get(asked.address)
-    start_date, end_date = read_dates(asked.start_date, asked.end_date, now)
+    dates = parse_dates(asked.start_date, asked.end_date, now)
     credential_id, metadata = _credential(app, asked, pipeline)
     params = Params(
-        start_date=start_date,
-        end_date=end_date,
+        start_date=dates.start,
+        end_date=dates.end,
         credential_id=credential_id,
         parameters=dict(asked.parameters),
     )

@@ -100,17 +100,14 @@ class SqliteRunStore:
             _encode(run),
             _encode(plan),
         )
-
-        def insert(db: sqlite3.Connection) -> bool:
-            cursor = db.execute(
-                "INSERT INTO runs (run_id, org, created_at, status, outcome, pipeline_id, trigger,"
-                " tombstone, wake_at, version, writer, doc, plan)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?) ON CONFLICT (run_id) DO NOTHING",
-                row,
-            )
-            return cursor.rowcount == 1
-
-        return self._journal.write(insert)
+        cursor = self._journal.execute(
+            "INSERT INTO runs (run_id, org, created_at, status, outcome, pipeline_id, trigger,"
+            " tombstone, wake_at, version, writer, doc, plan)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?) ON CONFLICT (run_id) DO NOTHING",
+            row,
+            wait=True,
+        )
+        return cursor.rowcount == 1
 
     def run(self, run_id: str) -> StoredRun | None:
         def select(db: sqlite3.Connection) -> tuple[bytes, bytes, int, str] | None:
@@ -134,16 +131,13 @@ class SqliteRunStore:
             after.run_id,
             stored.version,
         )
-
-        def update(db: sqlite3.Connection) -> bool:
-            cursor = db.execute(
-                "UPDATE runs SET status = ?, outcome = ?, wake_at = ?, version = version + 1,"
-                " writer = ?, doc = ? WHERE run_id = ? AND version = ?",
-                row,
-            )
-            return cursor.rowcount == 1
-
-        if not self._journal.write(update, wait=False):
+        cursor = self._journal.execute(
+            "UPDATE runs SET status = ?, outcome = ?, wake_at = ?, version = version + 1,"
+            " writer = ?, doc = ? WHERE run_id = ? AND version = ?",
+            row,
+            wait=False,
+        )
+        if cursor.rowcount != 1:
             return None
         return StoredRun(after, stored.plan, cast("int", stored.version) + 1, writer)
 
@@ -157,16 +151,13 @@ class SqliteRunStore:
             _micros(attempt.closed_at),
             _encode(attempt),
         )
-
-        def insert(db: sqlite3.Connection) -> bool:
-            cursor = db.execute(
-                "INSERT INTO attempts (run_id, step_id, number, version, open, closed_at, doc)"
-                " VALUES (?, ?, ?, 1, ?, ?, ?) ON CONFLICT (run_id, step_id, number) DO NOTHING",
-                row,
-            )
-            return cursor.rowcount == 1
-
-        return StoredAttempt(attempt, 1) if self._journal.write(insert, wait=is_open) else None
+        cursor = self._journal.execute(
+            "INSERT INTO attempts (run_id, step_id, number, version, open, closed_at, doc)"
+            " VALUES (?, ?, ?, 1, ?, ?, ?) ON CONFLICT (run_id, step_id, number) DO NOTHING",
+            row,
+            wait=is_open,
+        )
+        return StoredAttempt(attempt, 1) if cursor.rowcount == 1 else None
 
     def attempt(self, run_id: str, step_id: str, number: int) -> StoredAttempt | None:
         return self.attempts(run_id, [(step_id, number)]).get((step_id, number))
@@ -237,17 +228,14 @@ class SqliteRunStore:
             after.number,
             stored.version,
         )
-
-        def update(db: sqlite3.Connection) -> bool:
-            cursor = db.execute(
-                "UPDATE attempts SET open = ?, closed_at = ?, doc = ?, evidence = ?, log = ?,"
-                " version = version + 1"
-                " WHERE run_id = ? AND step_id = ? AND number = ? AND version = ?",
-                row,
-            )
-            return cursor.rowcount == 1
-
-        return self._journal.write(update, wait=False)
+        cursor = self._journal.execute(
+            "UPDATE attempts SET open = ?, closed_at = ?, doc = ?, evidence = ?, log = ?,"
+            " version = version + 1"
+            " WHERE run_id = ? AND step_id = ? AND number = ? AND version = ?",
+            row,
+            wait=False,
+        )
+        return cursor.rowcount == 1
 
     def record_late(self, run_id: str, step_id: str, number: int, late: str) -> None:
         key = (run_id, step_id, number)
@@ -328,11 +316,9 @@ class SqliteRunStore:
 
     def append_log(self, run_id: str, chunk: LogChunk) -> None:
         row = (run_id, chunk.step_id, chunk.attempt, chunk.number, chunk.lines)
-
-        def insert(db: sqlite3.Connection) -> None:
-            db.execute("INSERT OR REPLACE INTO log_chunks VALUES (?, ?, ?, ?, ?)", row)
-
-        self._journal.write(insert, wait=False)
+        self._journal.execute(
+            "INSERT OR REPLACE INTO log_chunks VALUES (?, ?, ?, ?, ?)", row, wait=False
+        )
 
     def logs(self, run_id: str, step_id: str | None = None) -> Sequence[LogChunk]:
         rows = self._journal.read(
