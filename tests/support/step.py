@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -37,10 +37,8 @@ class Lines:
 
 
 @dataclass
-class TestStep:
+class BareStep:
     """The StepContext of an attempt that no engine made."""
-
-    __test__ = False
 
     root: Path
     warehouse: Warehouse
@@ -58,11 +56,11 @@ class TestStep:
     deadline: datetime = datetime(2099, 1, 1, tzinfo=UTC)
     log: Lines = field(default_factory=Lines)
     checks: int = 0
+    writer: Writer = field(init=False)
 
-    @property
-    def writer(self) -> Writer:
+    def __post_init__(self) -> None:
         fence = Fence(self.run_created_at, self.run_created_at, self.attempt)
-        return Writer(self.run_id, self.step_id, fence)
+        self.writer = Writer(self.run_id, self.step_id, fence)
 
     def check(self) -> None:
         self.checks += 1
@@ -116,7 +114,7 @@ class TestStep:
             )
         )
 
-    def another(self, **changes: Any) -> TestStep:
+    def another(self, **changes: Any) -> Self:
         """A step of another run or attempt, over the same source and warehouse."""
         return replace(self, log=Lines(), checks=0, **changes)
 
