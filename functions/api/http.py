@@ -10,7 +10,7 @@ from flask import Request, Response
 
 from shared.accounts import ApiKey, Scope
 from shared.core.record import Record
-from shared.core.typed import read
+from shared.core.typed import from_json
 from shared.engine import Engine
 from shared.errors import (
     ConfigError,
@@ -38,7 +38,7 @@ class Call(NamedTuple):
 
     def body(self, kind: type[R]) -> R:
         """The JSON body as `kind`. Raises Invalid with every fault by its path in the body."""
-        return read(json_body(self.request), kind, what="the body")
+        return from_json(json_body(self.request), kind)
 
     def query(self, known: tuple[str, ...]) -> dict[str, str]:
         """The query's parameters. Raises Invalid for one that is not known, or given twice."""

@@ -81,7 +81,7 @@ def _http(endpoint: Endpoint) -> Iterator[Deliver]:
         def log_message(self, *_: object) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield over_http(f"http://127.0.0.1:{server.server_address[1]}")
     server.shutdown()
