@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Protocol, TypeAlias
 
@@ -13,7 +13,7 @@ from shared.core.plan import Plan, StepPlan
 from shared.core.record import Json, Record
 from shared.core.run import Params
 from shared.core.spec import PipelineSpec, Schedule, StepSpec
-from shared.core.template import resolve
+from shared.core.template import resolve, unknown
 from shared.core.typed import check
 from shared.errors import Fault, Invalid
 
@@ -140,10 +140,20 @@ def _strangers(pipeline: Pipeline, params: Params) -> list[Fault]:
 
 def _resolved(value: Json, variables: Mapping[str, Json], path: Path, faults: list[Fault]) -> Json:
     try:
-        return resolve(value, variables, path=path)
+        return resolve(value, variables, path=path, say=_unknown)
     except Invalid as invalid:
         faults += invalid.faults
         return None
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    """Says of a name that only a credential could have known that this one does not."""
+    if not name.startswith(CREDENTIAL_PREFIX):
+        return unknown(name, known)
+    own = {other for other in known if other.startswith(CREDENTIAL_PREFIX)} - STANDARD_VARIABLES
+    key = name.removeprefix(CREDENTIAL_PREFIX)
+    keys = listed(other.removeprefix(CREDENTIAL_PREFIX) for other in own) or "nothing"
+    return f"needs {key!r} in the metadata of the credential, which has {keys}"
 
 
 def _planned(

@@ -37,7 +37,7 @@ def pipeline_schema(processors: Processors) -> dict[str, Any]:
 
 def schema_text(processors: Processors) -> str:
     """The content of `configs/schema.json`: stable, one key a line."""
-    raw = msgspec.json.encode(pipeline_schema(processors), order="deterministic")
+    raw = msgspec.json.encode(pipeline_schema(processors))
     return msgspec.json.format(raw, indent=2).decode() + "\n"
 
 

@@ -1,5 +1,7 @@
 """Puts variables into values: `{name}` or `${name}`, and `{{`, `}}` for the braces themselves.
 
+A dollar sign before a value is written `$${name}`.
+
 Only texts inside values are templates, never keys. A text that is nothing but one template becomes
 the variable with its type; inside a longer text only a text, a number or a boolean can stand. What
 was put in is not looked at again, so a value that comes from outside cannot name a variable.
@@ -8,7 +10,7 @@ was put in is not looked at again, so a value that comes from outside cannot nam
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from shared.core.nearmiss import clipped, did_you_mean, listed
@@ -86,11 +88,14 @@ def check_templates(
     path: Path = (),
     *,
     prefixes: tuple[str, ...] = (),
+    say: Callable[[str, Collection[str]], str] | None = None,
 ) -> list[Fault]:
     """The faults of all templates in `value`: stray braces, and names that are not known.
 
-    A name with one of `prefixes` is taken on trust: only the run knows whether it exists.
+    A name with one of `prefixes` is taken on trust: only the run knows whether it exists. `say` words
+    the fault of an unknown name, as `unknown` does.
     """
+    say = say or unknown
     faults: list[Fault] = []
     for place, text in _texts(value, path):
         template = parse(text)
@@ -103,7 +108,7 @@ def check_templates(
             )
             faults.append(fault(places, place, message))
         faults.extend(
-            fault(places, place, unknown(name, known))
+            fault(places, place, say(name, known))
             for name in dict.fromkeys(template.names)
             if name not in known and not name.startswith(prefixes or ("\0",))
         )
@@ -120,10 +125,15 @@ def unknown(name: str, known: Collection[str]) -> str:
 
 
 def resolve(
-    value: Json, variables: Mapping[str, Json], places: Places = JSON, path: Path = ()
+    value: Json,
+    variables: Mapping[str, Json],
+    places: Places = JSON,
+    path: Path = (),
+    *,
+    say: Callable[[str, Collection[str]], str] | None = None,
 ) -> Json:
-    """`value` with every template replaced. Raises Invalid with all faults."""
-    faults = check_templates(value, variables, places, path)
+    """`value` with every template replaced. Raises Invalid with all faults, worded by `say`."""
+    faults = check_templates(value, variables, places, path, say=say)
     if faults:
         raise Invalid("the templates cannot be resolved", faults)
     resolved = _resolve(value, variables, places, path, faults)

@@ -9,38 +9,19 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Sequence
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any, TypeVar
-from uuid import UUID
 
 import msgspec
-from msgspec import inspect as kinds
+from msgspec import inspect as nodes
 
+from shared.core.kinds import LISTS, WRITTEN, allowed, bare, fits, kind_of, name_of, takes_text
 from shared.core.nearmiss import clipped, did_you_mean, listed
 from shared.core.places import JSON, MAX_FAULTS, Path, Places, Unread, fault
 from shared.core.template import NAME, parse
 from shared.errors import Fault, Invalid
 
 T = TypeVar("T")
-
-_LISTS = (
-    kinds.ListType,
-    kinds.VarTupleType,
-    kinds.SetType,
-    kinds.FrozenSetType,
-    kinds.CollectionType,
-)
-# Written as texts: the Python type and an example.
-_WRITTEN: dict[type[kinds.Type], tuple[type, str]] = {
-    kinds.DateType: (date, "a day like 2026-01-31"),
-    kinds.DateTimeType: (datetime, "a time like 2026-01-31T06:00:00Z"),
-    kinds.TimeType: (time, "a time of day like 06:00:00"),
-    kinds.TimeDeltaType: (timedelta, "a duration like PT30M"),
-    kinds.DecimalType: (Decimal, "a number"),
-    kinds.UUIDType: (UUID, "a UUID"),
-}
 
 
 def from_json(value: object, kind: type[T], *, what: str = "the body") -> T:
@@ -77,8 +58,8 @@ def check(
 
 
 @lru_cache(maxsize=512)
-def _type_info(kind: type) -> kinds.Type:
-    return kinds.type_info(kind)
+def _type_info(kind: type) -> nodes.Type:
+    return nodes.type_info(kind)
 
 
 class _Walk:
@@ -94,59 +75,58 @@ class _Walk:
         if len(self.faults) < MAX_FAULTS:
             self.faults.append(fault(self.places, path, message, key=key))
 
-    def value(self, node: kinds.Type, value: object, path: Path) -> None:
-        while isinstance(node, kinds.Metadata):
-            node = node.type
+    def value(self, node: nodes.Type, value: object, path: Path) -> None:
+        node = bare(node)
         if isinstance(value, Unread):
             self.on_trust = True
         elif not (self.templates and isinstance(value, str) and self.is_template(node, value)):
             self.plain(node, value, path)
 
-    def is_template(self, node: kinds.Type, text: str) -> bool:
+    def is_template(self, node: nodes.Type, text: str) -> bool:
         if "{" not in text and "}" not in text:
             return False
         template = parse(text)
         self.on_trust = True
         # what is left of a stray brace or a doubled one is checked when it is resolved
-        return template.whole is not None or _takes_text(node)
+        return template.whole is not None or takes_text(node)
 
-    def plain(self, node: kinds.Type, value: object, path: Path) -> None:
-        if isinstance(node, kinds.UnionType):
+    def plain(self, node: nodes.Type, value: object, path: Path) -> None:
+        if isinstance(node, nodes.UnionType):
             self.union(node, value, path)
-        elif not _fits(node, value):
+        elif not fits(node, value):
             self.add(path, self.mismatch(node, value))
-        elif isinstance(node, kinds.StructType):
-            self.struct(node, value, path)  # type: ignore[arg-type]  # _fits has seen a dict
-        elif isinstance(node, kinds.DictType):
-            self.mapping(node, value, path)  # type: ignore[arg-type]  # _fits has seen a dict
-        elif isinstance(node, _LISTS):
-            self.sequence(node, value, path)  # type: ignore[arg-type]  # _fits has seen a list
-        elif isinstance(node, kinds.EnumType | kinds.LiteralType):
+        elif isinstance(node, nodes.StructType):
+            self.struct(node, value, path)  # type: ignore[arg-type]  # fits has seen a dict
+        elif isinstance(node, nodes.DictType):
+            self.mapping(node, value, path)  # type: ignore[arg-type]  # fits has seen a dict
+        elif isinstance(node, LISTS):
+            self.sequence(node, value, path)  # type: ignore[arg-type]  # fits has seen a list
+        elif isinstance(node, nodes.EnumType | nodes.LiteralType):
             self.choice(node, value, path)
-        elif isinstance(node, kinds.IntType | kinds.FloatType):
-            self.number(node, value, path)  # type: ignore[arg-type]  # _fits has seen a number
-        elif isinstance(node, kinds.StrType):
-            self.text(node, value, path)  # type: ignore[arg-type]  # _fits has seen a text
-        elif type(node) in _WRITTEN:
+        elif isinstance(node, nodes.IntType | nodes.FloatType):
+            self.number(node, value, path)  # type: ignore[arg-type]  # fits has seen a number
+        elif isinstance(node, nodes.StrType):
+            self.text(node, value, path)  # type: ignore[arg-type]  # fits has seen a text
+        elif type(node) in WRITTEN:
             self.written(node, value, path)
 
-    def mismatch(self, node: kinds.Type, value: object) -> str:
+    def mismatch(self, node: nodes.Type, value: object) -> str:
         hint = ""
         if self.templates and isinstance(value, dict) and len(value) == 1:
             [(key, inner)] = value.items()
             if inner is None and NAME.fullmatch(str(key)):
                 hint = f': a template must be quoted: "{{{key}}}"'
-        elif _takes_text(node) and isinstance(value, bool | int | float):
+        elif isinstance(value, bool | int | float) and "a text" in name_of(node):
             hint = ": quote it"
-        elif isinstance(node, _LISTS) and isinstance(value, str) and self.places.echo:
+        elif isinstance(node, LISTS) and isinstance(value, str) and self.places.echo:
             hint = f": write [{value}]" if len(value) <= 60 and "\n" not in value else ""
-        return f"must be {_name(node)}, not {_kind(value)}{hint}"
+        return f"must be {name_of(node)}, not {kind_of(value)}{hint}"
 
-    def union(self, node: kinds.UnionType, value: object, path: Path) -> None:
-        options = [_bare(option) for option in node.types]
-        fitting = [option for option in options if _fits(option, value)]
+    def union(self, node: nodes.UnionType, value: object, path: Path) -> None:
+        options = [bare(option) for option in node.types]
+        fitting = [option for option in options if fits(option, value)]
         if isinstance(value, dict) and (
-            tagged := [s for s in fitting if isinstance(s, kinds.StructType) and s.tag_field]
+            tagged := [s for s in fitting if isinstance(s, nodes.StructType) and s.tag_field]
         ):
             fitting = self.tagged(tagged, value, path)
             if not fitting:
@@ -166,8 +146,8 @@ class _Walk:
         self.faults = kept + (first or [])
 
     def tagged(
-        self, options: list[kinds.StructType], value: dict[str, object], path: Path
-    ) -> list[kinds.Type]:
+        self, options: list[nodes.StructType], value: dict[str, object], path: Path
+    ) -> list[nodes.Type]:
         """The one struct that the tag names, or a fault."""
         name = options[0].tag_field or ""
         tags = {option.tag: option for option in options}
@@ -178,7 +158,7 @@ class _Walk:
         self.add((*path, name), f"{message}; allowed: {listed(map(str, tags))}")
         return []
 
-    def struct(self, node: kinds.StructType, value: dict[str, object], path: Path) -> None:
+    def struct(self, node: nodes.StructType, value: dict[str, object], path: Path) -> None:
         known = {field.encode_name: field for field in node.fields}
         if node.tag_field:
             known.pop(node.tag_field, None)
@@ -193,16 +173,14 @@ class _Walk:
             if field.required and name not in value:
                 self.add((*path, name), "is missing")
 
-    def mapping(self, node: kinds.DictType, value: dict[object, object], path: Path) -> None:
+    def mapping(self, node: nodes.DictType, value: dict[object, object], path: Path) -> None:
         self.length(node.min_length, node.max_length, len(value), "entries", path)
         for key, inner in value.items():
             at = (*path, key if isinstance(key, str) else str(key))
-            walk = _Walk(self.places, templates=False)
+            walk = _Walk(JSON, templates=False)  # whose messages do not repeat the key
             walk.value(node.key_type, key, at)
-            if walk.faults:
-                message = f"is no valid key: it {walk.faults[0].message}"
-                label = self.places.label(at)
-                self.add(at, message.replace(f"{label} ", "", 1) if label else message, key=True)
+            for wrong in walk.faults:
+                self.add(at, f"is no valid key: it {wrong.message}", key=True)
             self.value(node.value_type, inner, at)
 
     def sequence(self, node: Any, value: Sequence[object], path: Path) -> None:
@@ -221,16 +199,16 @@ class _Walk:
         if most is not None and found > most:
             self.add(path, f"has {found} {unit}, at most {most} are allowed")
 
-    def choice(self, node: kinds.EnumType | kinds.LiteralType, value: object, path: Path) -> None:
-        allowed = _allowed(node)
-        if value in allowed and type(value) in {type(one) for one in allowed}:
+    def choice(self, node: nodes.EnumType | nodes.LiteralType, value: object, path: Path) -> None:
+        choices = allowed(node)
+        if value in choices and type(value) in {type(one) for one in choices}:
             return
-        near = did_you_mean(value, map(str, allowed)) if isinstance(value, str) else ""
+        near = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""
         found = f" {clipped(value)}" if isinstance(value, str) and self.places.echo else ""
-        words = ", ".join(map(str, allowed))
+        words = ", ".join(map(str, choices))
         self.add(path, f"must be one of {words}; not{found or ' this one'}{near}")
 
-    def number(self, node: kinds.IntType | kinds.FloatType, value: float, path: Path) -> None:
+    def number(self, node: nodes.IntType | nodes.FloatType, value: float, path: Path) -> None:
         for limit, holds, words in (
             (node.ge, operator.ge, "at least"),
             (node.gt, operator.gt, "more than"),
@@ -240,7 +218,7 @@ class _Walk:
             if limit is not None and not holds(value, limit):
                 self.add(path, f"must be {words} {limit}, not {value}")
 
-    def text(self, node: kinds.StrType, value: str, path: Path) -> None:
+    def text(self, node: nodes.StrType, value: str, path: Path) -> None:
         self.length(node.min_length, node.max_length, len(value), "characters", path)
         if node.pattern is None or (node.min_length and not value):
             return
@@ -250,121 +228,12 @@ class _Walk:
             found = f", not {clipped(value)}" if self.places.echo else ""
             self.add(path, f"must match {node.pattern}{found}")
 
-    def written(self, node: kinds.Type, value: object, path: Path) -> None:
-        kind, example = _WRITTEN[type(node)]
+    def written(self, node: nodes.Type, value: object, path: Path) -> None:
+        kind, example = WRITTEN[type(node)]
         try:
             msgspec.convert(value, kind)
         except msgspec.ValidationError:
             self.add(path, f"must be {example}")
-
-
-def _bare(node: kinds.Type) -> kinds.Type:
-    while isinstance(node, kinds.Metadata):
-        node = node.type
-    return node
-
-
-def _allowed(node: kinds.EnumType | kinds.LiteralType) -> list[object]:
-    if isinstance(node, kinds.EnumType):
-        return [member.value for member in node.cls]
-    return list(node.values)
-
-
-def _fits(node: kinds.Type, value: object) -> bool:
-    """Is the value of the right kind, whatever is inside it? Kinds unknown here fit: msgspec sees."""
-    match _bare(node):
-        case kinds.NoneType():
-            return value is None
-        case kinds.BoolType():
-            return isinstance(value, bool)
-        case kinds.IntType():
-            return isinstance(value, int) and not isinstance(value, bool)
-        case kinds.FloatType():
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case kinds.DecimalType():
-            return isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
-        case kinds.StrType():
-            return isinstance(value, str)
-        case kinds.EnumType() | kinds.LiteralType() as choice:
-            return any(
-                type(value) is type(one) or _both_texts(value, one) for one in _allowed(choice)
-            )
-        case kinds.StructType() | kinds.DictType():
-            return isinstance(value, dict)
-        case (
-            kinds.ListType()
-            | kinds.VarTupleType()
-            | kinds.SetType()
-            | kinds.FrozenSetType()
-            | kinds.CollectionType()
-        ):
-            return isinstance(value, list | tuple)
-        case kinds.UnionType(types=options):
-            return any(_fits(option, value) for option in options)
-        case bare if type(bare) in _WRITTEN:
-            return isinstance(value, str | _WRITTEN[type(bare)][0])
-    return True
-
-
-def _both_texts(one: object, other: object) -> bool:
-    return isinstance(one, str) and isinstance(other, str)
-
-
-def _takes_text(node: kinds.Type) -> bool:
-    """Could a text stand here, whatever it says?"""
-    match _bare(node):
-        case kinds.UnionType(types=options):
-            return any(_takes_text(option) for option in options)
-        case kinds.StrType() | kinds.AnyType() | kinds.EnumType() | kinds.LiteralType():
-            return True
-        case bare:
-            return type(bare) in _WRITTEN
-
-
-def _name(node: kinds.Type) -> str:
-    """The kind of value that a fault asks for."""
-    match _bare(node):
-        case kinds.UnionType(types=options):
-            names = [_name(one) for one in options if not isinstance(_bare(one), kinds.NoneType)]
-            return " or ".join(dict.fromkeys(names))
-        case kinds.NoneType():
-            return "empty"
-        case kinds.BoolType():
-            return "true or false"
-        case kinds.IntType():
-            return "a whole number"
-        case kinds.FloatType():
-            return "a number"
-        case kinds.StructType() | kinds.DictType():
-            return "a mapping"
-        case kinds.EnumType() | kinds.LiteralType() as choice:
-            return f"one of {', '.join(map(str, _allowed(choice)))}"
-        case kinds.StrType():
-            return "a text"
-        case bare if isinstance(bare, _LISTS):
-            return "a list"
-        case bare:
-            return _WRITTEN[type(bare)][1] if type(bare) in _WRITTEN else "something else"
-
-
-def _kind(value: object) -> str:
-    """The kind of a value that was found."""
-    match value:
-        case None:
-            return "empty"
-        case bool():
-            return "true" if value else "false"
-        case int():
-            return "a whole number"
-        case float():
-            return "a number"
-        case str():
-            return "a text"
-        case dict():
-            return "a mapping"
-        case list() | tuple():
-            return "a list"
-    return "that"
 
 
 _PLACE = re.compile(r"(?P<message>.*) - at `(?P<place>.*)`", re.DOTALL)
@@ -374,7 +243,7 @@ _PART = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>[0-9]+)\]")
 def _where(message: str) -> tuple[str, Path]:
     """The message of msgspec, split into what and where: "Expected `int` - at `$.a[0]`"."""
     if found := _PLACE.fullmatch(message):
-        parts = _PART.finditer(found["place"])
+        parts = _PART.finditer(found["place"].partition("[...]")[0])  # [...] is any key of a dict
         path = tuple(part["name"] or int(part["index"]) for part in parts)
         return f"is not valid: {found['message']}", path
     return f"is not valid: {message}", ()
