@@ -260,14 +260,16 @@ def _release(draft: _Draft, plan: Plan, run: Run, halted: bool, timing: Timing) 
             draft.step(
                 step.step_id, _closed(state, StepStatus.CANCELLED, reason, draft.now), reason
             )
-        elif not step.enabled:
-            draft.step(
-                step.step_id, _closed(state, StepStatus.SKIPPED, DISABLED, draft.now), DISABLED
-            )
         elif blocker := fatal or _blocker(plan, step, draft.steps):
             reason = f"{blocker} did not complete"
             draft.step(step.step_id, _closed(state, StepStatus.SKIPPED, reason, draft.now), reason)
-        elif all(_satisfied(plan, parent, draft.steps) for parent in step.depends_on):
+        elif not all(_satisfied(plan, parent, draft.steps) for parent in step.depends_on):
+            continue
+        elif not step.enabled:  # in its turn: what follows it still waits for what it follows
+            draft.step(
+                step.step_id, _closed(state, StepStatus.SKIPPED, DISABLED, draft.now), DISABLED
+            )
+        else:
             draft.step(
                 step.step_id,
                 replace(
