@@ -102,6 +102,20 @@ class Conflict(RequestError):
     code = "conflict"
 
 
+class TooLarge(RequestError):
+    """More was sent than is taken."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class WrongMediaType(RequestError):
+    """What was sent is not of a kind that is read here."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
 class Mismatch(RequestError):
     """The idempotency key was used before, for another request."""
 

@@ -20,8 +20,10 @@ from shared.errors import (
     NotFound,
     QuotaExceeded,
     RequestError,
+    TooLarge,
     Unauthenticated,
     Unavailable,
+    WrongMediaType,
     WrongMethod,
 )
 
@@ -56,14 +58,12 @@ class Call(NamedTuple):
 def json_body(request: Request) -> Any:
     """The body as JSON; an empty body is an empty object. Raises Invalid."""
     if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise Invalid(f"the body is larger than {MAX_BODY_BYTES} bytes", code="body_too_large")
+        raise TooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes")
     raw = request.get_data(cache=False)
     if not raw.strip():
         return {}
     if request.mimetype not in ("application/json", ""):
-        raise Invalid(
-            f"the body is {request.mimetype}; send application/json", code="unsupported_media_type"
-        )
+        raise WrongMediaType(f"the body is {request.mimetype}; send application/json")
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -246,11 +246,11 @@ class LocalBus:
         if len(queue) > BODIES_IN_MEMORY:
             message = message._replace(body=None)
         queue.append(message)
-        if self._idle[message.topic]:
+        # A thread that was notified counts as idle until it has taken its message from the queue.
+        idle, most = self._idle[message.topic], self._subscriptions[message.topic].threads
+        if idle >= len(queue) or self._started[message.topic] == most:
             self._wakers[message.topic].notify()
-        elif self._running and (
-            self._started[message.topic] < self._subscriptions[message.topic].threads
-        ):
+        elif self._running:
             self._started[message.topic] += 1
             thread = threading.Thread(
                 target=self._work,

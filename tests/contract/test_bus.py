@@ -256,6 +256,21 @@ def test_no_more_are_handled_at_once_than_the_subscription_says(setup: Setup) ->
     assert 2 <= setup.endpoint.most_at_once <= 4
 
 
+def test_messages_published_together_are_handled_beside_each_other(setup: Setup) -> None:
+    setup.bus.publish([step(b"first")])
+    assert setup.bus.idle(WAIT)
+    together = threading.Barrier(3)
+
+    def meet(_: PushEnvelope) -> int:
+        together.wait(WAIT)
+        return 204
+
+    setup.endpoint.answer = meet
+    setup.bus.publish([step(b"%d" % number) for number in range(3)])
+    assert setup.bus.idle(WAIT)
+    assert not together.broken
+
+
 def test_a_thousand_messages_from_eight_threads_each_come_once(setup: Setup) -> None:
     def publish(thread: int) -> None:
         for number in range(125):

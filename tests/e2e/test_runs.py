@@ -1,0 +1,239 @@
+"""Runs through the HTTP API: what a caller is told, and what is true afterwards."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.e2e.conftest import Tenant
+from tests.support.system import System
+
+FIVE = "engine/noop/five"
+DIAMOND = "engine/noop/diamond"
+
+
+def test_a_run_of_five_steps_completes(system: System, tenant: Tenant) -> None:
+    reply = system.call("POST", f"/pipelines/run/{tenant.slug}/{FIVE}", {}, key=tenant.key)
+    assert reply.status == 202
+    assert reply.headers["Location"] == reply.json["links"]["status"]
+    run = system.ended(tenant.slug, reply.json["run_id"])
+    assert (run["status"], run["outcome"], run["error"]) == ("completed", "ok", None)
+    assert [step["status"] for step in run["steps"]] == ["completed"] * 5
+    assert [step["attempt"] for step in run["steps"]] == [1] * 5
+    times = [(step["started_at"], step["finished_at"]) for step in run["steps"]]
+    assert times == sorted(times)
+    assert (run["steps_done"], run["steps_total"]) == (5, 5)
+
+
+def test_dates_left_out_are_yesterday(system: System, tenant: Tenant) -> None:
+    yesterday = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
+    run = system.run(tenant.slug, FIVE)
+    assert (run["start_date"], run["end_date"]) == (yesterday, yesterday)
+
+
+def test_dates_may_stand_in_the_query(system: System, tenant: Tenant) -> None:
+    run = system.run(tenant.slug, FIVE + "?start_date=2026-01-01&end_date=2026-01-31")
+    assert (run["start_date"], run["end_date"]) == ("2026-01-01", "2026-01-31")
+
+
+def test_a_bare_path_is_the_same_path(system: System, tenant: Tenant) -> None:
+    bare = system.url.removesuffix("/api/v1")
+    reply = system._http.request(  # the same client, another path
+        "GET", f"{bare}/pipelines/quota/{tenant.slug}", headers={"X-API-Key": tenant.key}
+    )
+    assert reply.status == 200
+
+
+def test_a_parent_ends_before_its_child_starts(system: System, tenant: Tenant) -> None:
+    run = system.run(tenant.slug, DIAMOND, {"parameters": {"seconds": 0.05}})
+    steps = {step["step_id"]: step for step in run["steps"]}
+    for step in steps.values():
+        for parent in step["depends_on"]:
+            assert steps[parent]["finished_at"] <= step["started_at"]
+
+
+def test_steps_that_wait_for_nothing_run_beside_each_other(system: System, tenant: Tenant) -> None:
+    run = system.run(tenant.slug, DIAMOND, {"parameters": {"seconds": 0.3}})
+    steps = {step["step_id"]: step for step in run["steps"]}
+    assert steps["left"]["started_at"] < steps["right"]["finished_at"]
+    assert steps["right"]["started_at"] < steps["left"]["finished_at"]
+
+
+def test_two_hundred_steps_end(system: System, tenant: Tenant) -> None:
+    run = system.run(tenant.slug, "engine/noop/wide")
+    assert run["status"] == "completed"
+    assert run["steps_total"] == 200
+
+
+def test_every_move_of_a_run_is_stored_with_its_time(system: System, tenant: Tenant) -> None:
+    run = system.run(tenant.slug, FIVE)
+    reply = system.call("GET", f"/pipelines/logs/{tenant.slug}/{run['run_id']}/transitions")
+    moves = reply.json["transitions"]
+    of_run = [move["to"] for move in moves if move["step_id"] is None]
+    assert of_run == ["pending", "validating", "running", "completed"]
+    assert [move["at"] for move in moves] == sorted(move["at"] for move in moves)
+    of_two = [move["to"] for move in moves if move["step_id"] == "two"]
+    assert of_two[0] == "queued"
+    assert of_two[-1] == "completed"
+
+
+def test_every_attempt_of_a_run_is_listed(system: System, tenant: Tenant) -> None:
+    run = system.run(tenant.slug, FIVE)
+    reply = system.call("GET", f"/pipelines/logs/{tenant.slug}/{run['run_id']}/steps")
+    assert [found["step_id"] for found in reply.json["attempts"]] == [
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+    ]
+    assert {found["result"] for found in reply.json["attempts"]} == {"ok"}
+
+
+def test_an_ended_run_gives_its_slot_back(system: System, small: Tenant) -> None:
+    for expected in (1, 2):
+        system.run(small.slug, FIVE)
+        used = system.call("GET", f"/pipelines/quota/{small.slug}").json
+        assert (used["concurrent"], used["today"], used["succeeded"]) == (0, expected, expected)
+
+
+def test_a_second_run_at_a_limit_of_one_is_told_why(system: System, small: Tenant) -> None:
+    path = f"/pipelines/run/{small.slug}/{DIAMOND}"
+    first = system.call("POST", path, {"parameters": {"seconds": 0.5}})
+    assert first.status == 202
+    refused = system.call("POST", path, {})
+    assert refused.status == 429
+    assert refused.json["error"] == "quota_exceeded"
+    assert (refused.json["limit_type"], refused.json["limit"], refused.json["used"]) == (
+        "concurrent",
+        1,
+        1,
+    )
+    assert int(refused.headers["Retry-After"]) >= 1
+    system.ended(small.slug, first.json["run_id"])
+    used = system.call("GET", f"/pipelines/quota/{small.slug}").json
+    assert (used["concurrent"], used["today"]) == (0, 1)
+
+
+def test_the_daily_limit_is_told_with_its_reset(system: System, small: Tenant) -> None:
+    for _ in range(6):
+        system.run(small.slug, FIVE)
+    refused = system.call("POST", f"/pipelines/run/{small.slug}/{FIVE}", {})
+    assert (refused.status, refused.json["limit_type"]) == (429, "daily")
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
+    assert refused.json["reset_at"].startswith(tomorrow)
+
+
+def test_the_same_key_and_body_is_the_same_run(system: System, tenant: Tenant) -> None:
+    path = f"/pipelines/run/{tenant.slug}/{FIVE}"
+    answers = [
+        system.call("POST", path, {"start_date": "2026-01-01"}, headers={"Idempotency-Key": "k-1"})
+        for _ in range(3)
+    ]
+    assert {answer.status for answer in answers} == {202}
+    assert len({answer.json["run_id"] for answer in answers}) == 1
+    assert [answer.headers.get("Idempotency-Replayed") for answer in answers] == [
+        None,
+        "true",
+        "true",
+    ]
+    other = system.call(
+        "POST", path, {"start_date": "2026-01-02"}, headers={"Idempotency-Key": "k-1"}
+    )
+    assert (other.status, other.json["error"]) == (422, "idempotency_mismatch")
+    system.ended(tenant.slug, answers[0].json["run_id"])
+    assert system.call("GET", f"/pipelines/quota/{tenant.slug}").json["today"] == 1
+
+
+def test_forty_equal_calls_at_once_are_one_run(system: System, small: Tenant) -> None:
+    path = f"/pipelines/run/{small.slug}/{FIVE}"
+    statuses: list[tuple[int, str]] = []
+
+    def call() -> None:
+        reply = system.call("POST", path, {}, headers={"Idempotency-Key": "same"})
+        statuses.append((reply.status, reply.json.get("run_id", "")))
+
+    threads = [threading.Thread(target=call) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(statuses)) == 1, set(statuses)
+    assert statuses[0][0] == 202
+    system.ended(small.slug, statuses[0][1])
+    used = system.call("GET", f"/pipelines/quota/{small.slug}").json
+    assert (used["concurrent"], used["today"]) == (0, 1)
+
+
+def test_a_refusal_does_not_use_the_key_up(system: System, small: Tenant) -> None:
+    path = f"/pipelines/run/{small.slug}/{DIAMOND}"
+    first = system.call("POST", path, {"parameters": {"seconds": 0.3}})
+    key = {"Idempotency-Key": "later"}
+    assert system.call("POST", path, {}, headers=key).status == 429
+    system.ended(small.slug, first.json["run_id"])
+    again = system.call("POST", path, {}, headers=key)
+    assert again.status == 202
+    assert "Idempotency-Replayed" not in again.headers
+    system.ended(small.slug, again.json["run_id"])
+
+
+def test_a_dry_run_shows_the_plan_and_changes_nothing(system: System, tenant: Tenant) -> None:
+    before = system.call("GET", f"/pipelines/quota/{tenant.slug}").json
+    reply = system.call("POST", f"/pipelines/run/{tenant.slug}/{DIAMOND}?dry_run=true", {})
+    assert reply.status == 200
+    assert [step["step_id"] for step in reply.json["plan"]["steps"]] == [
+        "start",
+        "left",
+        "right",
+        "join",
+    ]
+    assert reply.json["concurrent_left"] == 5
+    assert system.call("GET", f"/pipelines/quota/{tenant.slug}").json == before
+    assert system.call("GET", f"/pipelines/history/{tenant.slug}").json["runs"] == []
+
+
+def test_a_cancelled_run_ends_and_starts_nothing_more(system: System, tenant: Tenant) -> None:
+    path = f"/pipelines/run/{tenant.slug}/{DIAMOND}"
+    started = system.call("POST", path, {"parameters": {"seconds": 30}})
+    run_id = started.json["run_id"]
+    status = f"/pipelines/status/{tenant.slug}/{run_id}"
+    while system.call("GET", status).json["steps"][0]["status"] != "running":
+        time.sleep(0.01)
+    reply = system.call("POST", f"/pipelines/cancel/{tenant.slug}/{run_id}")
+    assert reply.status == 200
+    assert reply.json["status"] == "cancelling"
+    run = system.ended(tenant.slug, run_id)
+    assert run["status"] == "cancelled"
+    assert {step["status"] for step in run["steps"]} == {"cancelled"}
+    again = system.call("POST", f"/pipelines/cancel/{tenant.slug}/{run_id}")
+    assert (again.status, again.json["status"]) == (200, "cancelled")
+    assert system.call("GET", f"/pipelines/quota/{tenant.slug}").json["concurrent"] == 0
+
+
+def test_history_pages_newest_first(system: System, tenant: Tenant) -> None:
+    made = [system.run(tenant.slug, FIVE)["run_id"] for _ in range(5)]
+    seen: list[str] = []
+    path = f"/pipelines/history/{tenant.slug}?limit=2"
+    cursor = ""
+    while True:
+        page = system.call("GET", path + cursor, key=tenant.key).json
+        seen += [run["run_id"] for run in page["runs"]]
+        if page["next"] is None:
+            break
+        cursor = f"&cursor={page['next']}"
+    assert seen == made[::-1]
+
+
+def test_a_run_goes_on_after_a_restart(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with System(tmp_path_factory.mktemp("restart")) as system:
+        system.organization("acme")
+        started = system.call(
+            "POST", f"/pipelines/run/acme/{DIAMOND}", {"parameters": {"seconds": 0.2}}
+        )
+        system.restart()
+        run = system.ended("acme", started.json["run_id"])
+        assert run["status"] == "completed"
+        assert system.call("GET", "/pipelines/quota/acme").json["concurrent"] == 0
