@@ -105,7 +105,10 @@ def decide(
     halted = run.status is RunStatus.CANCELLING or overdue
     doomed = _doomed(plan, run.steps)
     mark = run.mark
-    for step_id, attempt in attempts.items():
+    # A failure that stops the run stops every retry, in whatever order the two were read.
+    for step_id, attempt in sorted(
+        attempts.items(), key=lambda seen: _has_budget(plan.by_id[seen[0]], run, seen[1], timing)
+    ):
         state = draft.steps[step_id]
         if not state.status.released:
             continue
@@ -190,20 +193,18 @@ def _fold(
                 replace(closed, status=StepStatus.COMPLETED, summary=attempt.summary),
             )
         case Result.TRANSIENT:
-            failures = state.failures + 1
-            closed = replace(closed, failures=failures)
-            if failures < step.retry.max_attempts and not halted:
+            closed = replace(closed, failures=state.failures + 1)
+            if _has_budget(step, run, attempt, timing) and not halted:
                 wait = backoff(
-                    step.retry, failures, jitter(run.run_id, step.step_id, attempt.number)
+                    step.retry, closed.failures, jitter(run.run_id, step.step_id, attempt.number)
                 )
                 asked = timedelta(seconds=attempt.retry_after_seconds or 0)
                 _again(draft, step.step_id, closed, attempt.closed_at + max(wait, asked), timing)
             else:
                 _end(draft, run, step.step_id, closed)
         case Result.LOST:
-            losses = state.losses + 1
-            closed = replace(closed, losses=losses)
-            if losses <= timing.lost_budget and not halted:
+            closed = replace(closed, losses=state.losses + 1)
+            if _has_budget(step, run, attempt, timing) and not halted:
                 _again(draft, step.step_id, closed, draft.now, timing)
             else:
                 _end(draft, run, step.step_id, closed)
@@ -215,6 +216,18 @@ def _fold(
             draft.step(step.step_id, replace(closed, status=StepStatus.CANCELLED), "cancelled")
         case _:
             assert_never(attempt.result)
+
+
+def _has_budget(step: StepPlan, run: Run, attempt: Attempt | None, timing: Timing) -> bool:
+    """Would the step run again after this attempt, if nothing else stopped it?"""
+    state = run.steps[step.step_id]
+    match attempt.result if attempt is not None else None:
+        case Result.TRANSIENT:
+            return state.failures + 1 < step.retry.max_attempts
+        case Result.LOST:
+            return state.losses + 1 <= timing.lost_budget
+        case _:
+            return False
 
 
 def _again(
@@ -447,6 +460,8 @@ def cancel(run: Run, plan: Plan, now: datetime, timing: Timing, reason: str) -> 
 
 def fail_waiting(run: Run, now: datetime, timing: Timing, error: ErrorInfo) -> Run:
     """A pending run that will never be let go: it ends failed, and says why."""
+    if run.status is not RunStatus.PENDING:
+        raise AssertionError(f"run {run.run_id} does not wait: {run.status}")
     draft = _Draft(run, now)
     draft.run(RunStatus.FAILED, error.code)
     ended = replace(
