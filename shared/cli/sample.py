@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
+from functools import cache
 from hashlib import sha256
 from importlib import import_module
 from io import TextIOWrapper
@@ -25,14 +26,10 @@ COSTS = ("BilledCost", "ContractedCost", "EffectiveCost", "ListCost")
 # AWS' FOCUS 1.2 table has these beyond the specification's columns.
 AWS_COLUMNS = ("x_Discounts", "x_Operation", "x_ServiceCode")
 _BATCH = 2_500
-_TOOLKIT_MONTHS = ("2026-05", "2026-06")
-_MONTH_COLUMNS = (
-    "BillingPeriodStart",
-    "BillingPeriodEnd",
-    "ChargePeriodStart",
-    "ChargePeriodEnd",
-    "InvoiceId",
-)
+# The toolkit knows one month and uses 28 days of it, which every month has.
+_TOOLKIT_MONTH = date(2026, 5, 1)
+_TOOLKIT_NEXT = date(2026, 6, 1)
+_TIMES = ("BillingPeriodStart", "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd")
 
 Row = dict[str, str]
 
@@ -139,19 +136,25 @@ def _write(text: IO[str], rows: Iterator[Row], tally: _Tally) -> tuple[str, ...]
 
 def _rows(rows: int, month: date, seed: int) -> Iterator[Row]:
     """The rows one by one, from batches with seeds of their own: memory stays small."""
-    following = (month + timedelta(days=31)).replace(day=1)
-    shift = {
-        name: f"{first:%Y-%m}"
-        for name, first in zip(_TOOLKIT_MONTHS, (month, following), strict=True)
-    }
     for start in range(0, rows, _BATCH):
         count = min(_BATCH, rows - start)
         batch_seed = int.from_bytes(_digest("rows", seed, start)[:8], "big")
         for row in _toolkit().generate_rows(count, batch_seed, include_credits=True):
-            for column in _MONTH_COLUMNS:
-                for made, wanted in shift.items():
-                    row[column] = row[column].replace(made, wanted)
+            for column in _TIMES:
+                row[column] = _moved(row[column], month)
+            row["InvoiceId"] = row["InvoiceId"].replace(f"{_TOOLKIT_MONTH:%Y-%m}", f"{month:%Y-%m}")
             yield _as_aws(row)
+
+
+@cache
+def _moved(time: str, month: date) -> str:
+    """A time of the toolkit's month in another one; the end of the month is its end."""
+    day, hour = date.fromisoformat(time[:10]), time[10:]
+    if day == _TOOLKIT_NEXT:
+        moved = (month + timedelta(days=31)).replace(day=1)
+    else:
+        moved = month + (day - _TOOLKIT_MONTH)
+    return f"{moved}{hour}"
 
 
 def _as_aws(row: Row) -> Row:

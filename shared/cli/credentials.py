@@ -1,0 +1,137 @@
+"""`pipelines credentials`: what an organization's pipelines log in with at its providers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared.cli import show
+from shared.cli.options import AsJson, Org, pairs, session
+from shared.cli.show import Column
+from shared.cli.stop import Code, Stop
+
+app = typer.Typer(
+    help="Credentials of an organization for its providers, sealed at rest.", no_args_is_help=True
+)
+
+Provider = Annotated[str, typer.Argument(help="Whose: aws, gcp, openai.")]
+CredentialId = Annotated[str, typer.Argument(metavar="ID", help="Its name: main, payer_2.")]
+
+
+@app.command("list")
+def list_credentials(provider: Provider, org: Org = None, as_json: AsJson = False) -> None:
+    """The active credentials for a provider, without their secrets."""
+    client, org = session(org, as_json=as_json)
+    answer = client.get("admin", "orgs", org, "credentials", provider)
+    if as_json:
+        show.verbatim(answer)
+        return
+    rows = answer.body["credentials"]
+    if not rows:
+        show.lines(
+            f"{org} has no {provider} credential. "
+            f"Add one: pipelines credentials put {provider} ID --org {org}"
+        )
+        return
+    columns = (
+        Column("credential"),
+        Column("version", right=True),
+        Column("changed (UTC)"),
+        Column("metadata"),
+    )
+    show.lines(
+        show.table(
+            columns,
+            [
+                (
+                    row["credential_id"],
+                    show.count(row["version"]),
+                    show.utc(row["updated_at"]),
+                    show.value(row.get("metadata", {})),
+                )
+                for row in rows
+            ],
+        )
+    )
+
+
+@app.command()
+def put(
+    provider: Provider,
+    credential_id: CredentialId,
+    org: Org = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON file with the secret fields, or - for stdin. Never given as an argument: "
+            "those can be read by everybody on the machine.",
+        ),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="What is not secret: source=file:exports. May be repeated."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Store a credential, or a new version of it, and make it the active one."""
+    client, org = session(org, as_json=as_json)
+    body = {
+        "secret": {} if secret is None else _secret(secret),
+        "metadata": pairs("metadata", metadata or []),
+    }
+    answer = client.call(
+        "PUT", "admin", "orgs", org, "credentials", provider, credential_id, body=body
+    )
+    if as_json:
+        show.verbatim(answer)
+        return
+    made = answer.body
+    show.lines(
+        show.record(
+            [
+                ("credential", f"{made['credential_id']} of {org} for {provider}"),
+                ("version", f"{made['version']} (active)"),
+                ("metadata", show.value(made.get("metadata", {}))),
+            ]
+        )
+    )
+
+
+@app.command()
+def remove(
+    provider: Provider, credential_id: CredentialId, org: Org = None, as_json: AsJson = False
+) -> None:
+    """Take a credential out of use. Runs cannot take it any more; its versions are kept."""
+    client, org = session(org, as_json=as_json)
+    client.call("DELETE", "admin", "orgs", org, "credentials", provider, credential_id)
+    if not as_json:
+        show.lines(f"{provider} credential {credential_id} of {org} is out of use")
+
+
+def _secret(name: str) -> dict[str, Any]:
+    """The secret fields. What is wrong with them is told without repeating any of them."""
+    what = "stdin" if name == "-" else name
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise Stop(Code.BAD_INPUT, f"--secret {what}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise Stop(Code.BAD_INPUT, f"--secret {what}: is not UTF-8") from None
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise Stop(
+            Code.BAD_INPUT,
+            f"--secret {what}: is not JSON: {error.msg} in line {error.lineno},"
+            f" column {error.colno}",
+        ) from None
+    if not isinstance(found, dict):
+        raise Stop(Code.BAD_INPUT, f'--secret {what}: must be a JSON object: {{"name": "value"}}')
+    return found
