@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import PurePosixPath
 from typing import Protocol, TypeAlias
 
 from shared.core.dag import order
@@ -68,7 +67,7 @@ class Pipeline(PipelineSpec, frozen=True, kw_only=True):
 
 def address_of(path: str) -> str:
     """`aws/cost/billing` for `configs/cloud/aws/cost/billing.yml`: the last three parts."""
-    return "/".join(PurePosixPath(path).with_suffix("").parts[-3:])
+    return "/".join(path.removesuffix(".yml").split("/")[-3:])
 
 
 def resolve_plan(

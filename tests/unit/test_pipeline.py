@@ -264,6 +264,10 @@ def test_a_file_with_a_dozen_faults_tells_them_all_each_at_its_place() -> None:
             "1:51 step 'a': the steps wait for each other: a → b → c → a",
         ),
         (
+            "- {step_id: a, ps_type: generic.noop, depends_on: [b]}\n- {step_id: b, ps_type: generic.noop}",
+            "1:51 step 'a': the steps wait for each other: a → b → a",
+        ),
+        (
             "- {step_id: a, ps_type: generic.noop, depends_on: b}",
             "1:51 step 'a': depends_on must be a list, not a text: write [b]",
         ),
@@ -562,6 +566,19 @@ steps_like = st.lists(
 @given(json_like | st.fixed_dictionaries({"steps": steps_like, "variables": json_like}))
 def test_any_values_are_a_pipeline_or_a_config_error(value: Any) -> None:
     outcome(msgspec.json.encode(value))
+
+
+@given(st.dictionaries(st.sampled_from(["days", "bucket", "other"]), json_like))
+def test_any_parameters_make_a_plan_or_are_refused(parameters: dict[str, Any]) -> None:
+    pipeline = load(WHOLE)
+    refused: tuple[Fault, ...] = (Fault("", ""),)
+    try:
+        made = plan(pipeline, {"folder": "x"}, **parameters)
+    except Invalid as invalid:
+        refused = invalid.faults
+    else:
+        msgspec.convert(made.by_id["extract"].config, ExtractConfig)
+    assert refused
 
 
 def outcome(raw: bytes) -> None:

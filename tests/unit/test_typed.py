@@ -153,6 +153,23 @@ def test_a_text_keeps_to_its_limits(name: object, fault: str) -> None:
     assert faults({"name": name})[-1] == fault
 
 
+@pytest.mark.parametrize(
+    ("inner", "fits"),
+    [
+        ({"count": 1}, True),
+        ({"count": 10}, True),
+        ({"count": 0}, False),
+        ({"count": 11}, False),
+        ({"count": 1, "ratio": 0.001}, True),
+        ({"count": 1, "ratio": 0}, False),
+        ({"count": 1, "ratio": 0.999}, True),
+        ({"count": 1, "ratio": 1}, False),
+    ],
+)
+def test_a_limit_is_allowed_or_not_as_it_says(inner: dict[str, Any], fits: bool) -> None:
+    assert (faults(inner, Inner) == []) is fits
+
+
 @pytest.mark.parametrize("value", [None, [], "text", 5])
 def test_what_is_no_mapping_is_one_fault(value: object) -> None:
     assert len(faults(value)) == 1
