@@ -181,7 +181,7 @@ def _look(name: str, path: Path, null_values: Sequence[str]) -> _Header:
     with path.open("rb") as file:
         start = file.read(4)
     if not start:
-        raise Terminal(f"{name}: is empty, it has not even a header", code="unreadable_file")
+        raise Terminal(f"{name}: is empty, without even a header", code="unreadable_file")
     if start == parquet.MAGIC or name.endswith(".parquet"):
         return _look_parquet(name, path)
     return _look_csv(name, path, null_values, compressed=start.startswith(_GZIP))
@@ -196,6 +196,8 @@ def _look_csv(name: str, path: Path, null_values: Sequence[str], *, compressed: 
             has_rows = any(line.strip() for line in file)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as exc:
         raise Terminal(f"{name}: cannot be read: {exc}", code="unreadable_file") from exc
+    if not names:
+        raise Terminal(f"{name}: has no header", code="unreadable_file")
     _refuse_ambiguous(name, names)
     columns = ", ".join(f"{_text(column)}: 'VARCHAR'" for column in names)
     nulls = ", ".join(_text(value) for value in null_values)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -29,7 +30,11 @@ def test_a_sample_is_an_export_of_aws_with_its_exact_sums(tmp_path: Path) -> Non
     assert sample.credits == sum(row["BilledCost"].startswith("-") for row in rows) > 0
     assert {row["BillingPeriodStart"] for row in rows} == {"2025-02-01T00:00:00Z"}
     assert {row["BillingPeriodEnd"] for row in rows} == {"2025-03-01T00:00:00Z"}
-    assert all("2025-02-01" <= row["ChargePeriodStart"] < "2025-03-01" for row in rows)
+    for row in rows:
+        start, end = (
+            datetime.fromisoformat(row[f"ChargePeriod{edge}"]) for edge in ("Start", "End")
+        )
+        assert datetime(2025, 2, 1, tzinfo=UTC) <= start < end <= datetime(2025, 3, 1, tzinfo=UTC)
     assert focus.detect(rows[0]) == "1.2"
     assert told == [(233, 700), (466, 700), (700, 700)]
     manifest = json.loads(sample.manifest.read_text())
