@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import urllib3
 from flask import Request
@@ -161,8 +161,9 @@ class System:
     def _open(self) -> None:
         self.embedded: Embedded = open_embedded(self.settings, **self._options)  # type: ignore[arg-type]
         self.platform_key = (self.settings.data / PLATFORM_KEY_FILE).read_text()
-        self._server: Any = create_server(
-            served(self.embedded.engine), host="127.0.0.1", port=0, threads=8
+        self._server = cast(
+            "Any",  # its types leave out the port
+            create_server(served(self.embedded.engine), host="127.0.0.1", port=0, threads=8),
         )
         self.url = f"http://127.0.0.1:{self._server.effective_port}/api/v1"
         self._thread = threading.Thread(target=self._server.run, daemon=True)
