@@ -25,7 +25,7 @@ from shared.settings import Settings, read_settings
 
 THREADS = 8
 DRAIN_SECONDS = 10.0
-MAX_BODY_BYTES = 2_000_000
+MAX_BODY_BYTES = 16_000_000  # far above what `api` takes: it is the one to say what is too large
 _DEFAULT_PORT = 8001
 
 

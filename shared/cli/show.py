@@ -191,7 +191,9 @@ def value(anything: Any) -> str:
         return ", ".join(value(one) for one in anything) or NOTHING
     if isinstance(anything, dict):
         return " ".join(f"{name}={value(one)}" for name, one in anything.items()) or NOTHING
-    return {None: NOTHING, True: "true", False: "false"}.get(anything, str(anything))
+    if anything is None:
+        return NOTHING
+    return str(anything).lower() if isinstance(anything, bool) else str(anything)
 
 
 def problem(stop: Stop) -> None:
