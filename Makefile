@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test check format chaos bench lock clean
+.PHONY: help setup demo dev test check format chaos fuzz bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -38,8 +38,11 @@ format: $(VENV)/.dev  ## let ruff fix what it can
 chaos: $(VENV)/.dev  ## kill processes at every point of a run: SEEDS=100 for more
 	$(BIN)/pytest tests/chaos --seeds $(SEEDS)
 
+fuzz: $(VENV)/.dev  ## every property test with 10,000 examples: an hour or so
+	$(BIN)/pytest -n auto -m hypothesis --hypothesis-profile fuzz --timeout 7200
+
 bench: $(VENV)/.dev  ## measure what docs and changelog claim
-	$(BIN)/python -m benchmarks
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 lock:  ## pin requirements*.txt anew from requirements/*.in: UPGRADE=1 takes newer versions
 	$(PYTHON) -m venv .venv-lock
