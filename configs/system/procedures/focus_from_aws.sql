@@ -183,25 +183,21 @@ SELECT
   x_ServiceCode,
   x_UsageType,
   'provider_export' AS x_cost_basis,
-  -- The same row has the same id in every run and every delivery: what it is for, and how much.
-  TO_HEX(SHA256(CONCAT(
+  -- The same row has the same id in every run and every delivery: what it is for, and how much. Rows
+  -- that are alike in all of this share one. The digits of a decimal are those of this warehouse.
+  TO_HEX(MD5(CONCAT(
     COALESCE(BillingAccountId, ''), '|',
     COALESCE(SubAccountId, ''), '|',
     COALESCE(InvoiceId, ''), '|',
-    COALESCE(InvoiceIssuerName, ''), '|',
     COALESCE(PublisherName, ''), '|',
     COALESCE(ServiceName, ''), '|',
     COALESCE(ResourceId, ''), '|',
-    COALESCE(SkuId, ''), '|',
     COALESCE(SkuPriceId, ''), '|',
-    COALESCE(SkuMeter, ''), '|',
     COALESCE(RegionId, ''), '|',
     COALESCE(AvailabilityZone, ''), '|',
     COALESCE(ChargeCategory, ''), '|',
     COALESCE(ChargeClass, ''), '|',
-    COALESCE(ChargeFrequency, ''), '|',
     COALESCE(ChargeDescription, ''), '|',
-    COALESCE(PricingCategory, ''), '|',
     COALESCE(CommitmentDiscountId, ''), '|',
     COALESCE(CommitmentDiscountStatus, ''), '|',
     COALESCE(CapacityReservationId, ''), '|',
@@ -215,10 +211,7 @@ SELECT
     COALESCE(CAST(BilledCost AS STRING), ''), '|',
     COALESCE(CAST(EffectiveCost AS STRING), ''), '|',
     COALESCE(CAST(ListCost AS STRING), ''), '|',
-    COALESCE(CAST(ContractedCost AS STRING), ''), '|',
-    COALESCE(CAST(PricingQuantity AS STRING), ''), '|',
-    COALESCE(CAST(ConsumedQuantity AS STRING), ''), '|',
-    COALESCE(CAST(CommitmentDiscountQuantity AS STRING), '')
+    COALESCE(CAST(PricingQuantity AS STRING), '')
   ))) AS x_row_id,
   x_credential_id AS x_source_credential_id,
   x_source_file,
