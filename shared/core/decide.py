@@ -88,11 +88,14 @@ def decide(
     attempts: Mapping[str, Attempt | None],
     now: datetime,
     timing: Timing,
+    *,
+    resend: bool = False,
 ) -> Decision:
     """Folds `attempts` into `run`, releases what became ready and ends the run when all is done.
 
     `attempts` maps a step to its attempt as just read; None says that it was looked for and is not
     there. A step that is not in the mapping was not looked at. A terminal run never changes.
+    `resend`: the messages of the queued steps may be lost, so that nothing waits for them.
     """
     if run.status.terminal or run.status is RunStatus.PENDING:
         return Decision(run, ())
@@ -113,7 +116,7 @@ def decide(
         if not state.status.released:
             continue
         if attempt is None:
-            _requeue_when_due(draft, step_id, state, timing)
+            _requeue_when_due(draft, step_id, state, timing, resend=resend)
         elif attempt.number == state.attempt:
             step = plan.by_id[step_id]
             _fold(draft, run, step, state, attempt, halted or doomed, timing)
@@ -143,14 +146,19 @@ def decide(
     return Decision(replace(after, wake_at=wake_at(after, timing)), tuple(draft.publish))
 
 
-def _requeue_when_due(draft: _Draft, step_id: str, state: StepState, timing: Timing) -> None:
+def _requeue_when_due(
+    draft: _Draft, step_id: str, state: StepState, timing: Timing, *, resend: bool
+) -> None:
     # The message may be lost, or only slow: the same number again, so that both are one attempt.
-    if state.status is not StepStatus.QUEUED or state.look_at is None or draft.now < state.look_at:
+    if state.status is not StepStatus.QUEUED or state.look_at is None:
+        return
+    if draft.now < state.look_at and not resend:
         return
     requeues = state.requeues + 1
     wait = min(timing.requeue * 2 ** min(requeues, 20), timing.requeue_cap)
-    draft.step(step_id, replace(state, requeues=requeues, look_at=draft.now + wait))
-    draft.publish.append(Publish(step_id, state.attempt, None))
+    start = max(state.not_before or draft.now, draft.now)
+    draft.step(step_id, replace(state, requeues=requeues, look_at=start + wait))
+    draft.publish.append(Publish(step_id, state.attempt, start if start > draft.now else None))
 
 
 def _fold(

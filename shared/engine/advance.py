@@ -51,7 +51,11 @@ class Coordinator:
                 self.visit(hint.run_id, hint if hint.step_id else None)
 
     def recover(self, run_id: str) -> None:
-        """Looks at everything of the run at once, due or not: what a restart does."""
+        """Looks at everything of the run at once, due or not: what a restart does.
+
+        The messages of queued steps are sent again: they may have died between the write of the run
+        and their own. Where they have not, the claim makes both one attempt.
+        """
         with self._alone(run_id):
             self.visit(run_id, None, everything=True)
 
@@ -83,7 +87,7 @@ class Coordinator:
             else:
                 self._pace(run)
                 seen = self._collect(run, hint)
-            decision = decide(run, stored.plan, seen, now, app.timing)
+            decision = decide(run, stored.plan, seen, now, app.timing, resend=everything)
             if decision.run is run:
                 return
             written = app.runs.replace_run(stored, decision.run, app.new_id())
