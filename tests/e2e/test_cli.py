@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -318,6 +320,29 @@ def test_ctrl_c_leaves_the_run_and_says_how_to_find_it(shell: Shell) -> None:
     assert "Traceback" not in rest
     assert shell.json("status", run_id, "--org", "acme")["status"] == "running"
     shell("cancel", run_id, "--org", "acme")
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_terminal_sees_the_steps_move_and_no_color_means_none(shell: Shell, colour: bool) -> None:
+    ours, theirs = pty.openpty()
+    more = {"TERM": "xterm-256color", "COLUMNS": "100", "NO_COLOR": "" if colour else "1"}
+    process = subprocess.Popen(
+        [*PIPELINES, "run", "acme/test/quick", "--org", "acme"],
+        cwd=ROOT,
+        env={**shell.environ, **more},
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    told = b""
+    with contextlib.suppress(OSError):  # how a terminal says that nobody writes any more
+        while part := os.read(ours, 65_536):
+            told += part
+    os.close(ours)
+    assert process.wait(timeout=20) == 0, told
+    assert (b"\x1b[" in told) is colour
+    assert "✓".encode() in told or not colour
+    assert b"completed" in told
 
 
 @pytest.mark.parametrize("path", ["/push/step_worker", "/push/coordinator", "//push/scheduler"])

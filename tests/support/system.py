@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self
 
 import urllib3
-from flask import Request
-from waitress.server import create_server
 
-from shared import bootstrap
 from shared.app import App
-from shared.bootstrap import ENGINE_KEY, PLATFORM_KEY_FILE, Clock, Embedded, open_embedded
+from shared.bootstrap import PLATFORM_KEY_FILE, Clock, Embedded, open_embedded
+from shared.cli.dev import Server
 from shared.core.run import EMBEDDED_TIMING, Timing
 from shared.log import Level
 from shared.settings import ROOT, Settings
@@ -36,16 +33,6 @@ class Reply(NamedTuple):
     status: int
     json: Any
     headers: Mapping[str, str]
-
-
-def served(engine: object) -> Callable[[dict[str, Any], Any], Any]:
-    """The API as a WSGI application of its own, as the outside sees it."""
-    api = bootstrap.function("api")
-
-    def application(environ: dict[str, Any], start_response: Any) -> Any:
-        return api(Request({**environ, ENGINE_KEY: engine}))(environ, start_response)
-
-    return application
 
 
 class System:
@@ -161,16 +148,10 @@ class System:
     def _open(self) -> None:
         self.embedded: Embedded = open_embedded(self.settings, **self._options)  # type: ignore[arg-type]
         self.platform_key = (self.settings.data / PLATFORM_KEY_FILE).read_text()
-        self._server = cast(
-            "Any",  # its types leave out the port
-            create_server(served(self.embedded.engine), host="127.0.0.1", port=0, threads=8),
-        )
-        self.url = f"http://127.0.0.1:{self._server.effective_port}/api/v1"
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
+        self._server = Server(self.embedded, "127.0.0.1", 0)
+        self.url = self._server.url + "/api/v1"
 
     def _close(self) -> None:
         self._server.close()
         self._http.clear()
         self.embedded.close()
-        self._thread.join(10)
