@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from shared.accounts import Accounts
 from shared.bus import Bus
+from shared.core.pipeline import Pipeline
 from shared.core.run import Timing
 from shared.log import Log
 from shared.objects import ObjectStore
@@ -21,9 +22,11 @@ from shared.warehouse import Warehouse
 class PipelineCatalog(Protocol):
     """The pipelines of this release; `shared.engine.catalog` has it."""
 
-    def get(self, address: str) -> Any: ...
+    def get(self, address: str) -> Pipeline:
+        """Raises NotFound, with the near misses."""
 
-    def addresses(self) -> list[str]: ...
+    def addresses(self) -> list[str]:
+        """Every address, sorted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +39,10 @@ class App:
     vault: Vault
     warehouse: Callable[[], Warehouse]
     objects: Callable[[str, str, Callable[[], Credential]], ObjectStore]
-    catalog: Callable[[], Any]
+    catalog: Callable[[], PipelineCatalog]
     processors: Mapping[str, Processor]
     timing: Timing
+    project_id: str
     environment: str
     code_version: str
     log: Log

@@ -213,6 +213,7 @@ def open_embedded(
         catalog=once(lambda: _catalog(settings.configs, table)),
         processors=table,
         timing=timing,
+        project_id=settings.project_id,
         environment=settings.environment,
         code_version=VERSION,
         log=Log(settings.log_level, readable=True),

@@ -19,6 +19,7 @@ KNOWN = {
     "PIPELINES_CONFIGS": "the folder of the pipelines (default: the configs of this release)",
     "PIPELINES_OBJECTS": "the folder whose subfolder ORG is what `file:` sources of ORG see "
     "(default: objects in the data folder)",
+    "PIPELINES_PROJECT": "what `{project_id}` stands for in a pipeline (default local)",
     "PIPELINES_ENVIRONMENT": "the suffix of every dataset: prod, test, dev … (default dev)",
     "PIPELINES_STEP_THREADS": "how many steps run at a time in one process (default 8)",
     "PIPELINES_MEMORY_MB": "memory DuckDB may use, in MB (default 160)",
@@ -39,6 +40,7 @@ class Settings:
     data: Path
     configs: Path
     objects: Path
+    project_id: str = "local"
     environment: str = "dev"
     step_threads: int = 8
     memory_mb: int = 160
@@ -125,6 +127,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         data=data,
         configs=Path(env.get("PIPELINES_CONFIGS", ROOT / "configs")).absolute(),
         objects=Path(env.get("PIPELINES_OBJECTS", data / "objects")).absolute(),
+        project_id=env.get("PIPELINES_PROJECT", "local"),
         environment=environment,
         step_threads=number("PIPELINES_STEP_THREADS", 8, 1, 256),
         memory_mb=number("PIPELINES_MEMORY_MB", 160, 64, 1_000_000),

@@ -104,7 +104,7 @@ def prepare(app: App, asked: Submission, run_id: str, now: datetime) -> tuple[Pa
         raise NotFound(f"there is no organization {asked.org!r}", code="org_not_found")
     if not organization.may_run:
         raise _forbidden(asked.org, organization.status)
-    pipeline: Pipeline = app.catalog().get(asked.address)
+    pipeline = app.catalog().get(asked.address)
     dates = parse_dates(asked.start_date, asked.end_date, now)
     credential_id, metadata = _credential(app, asked, pipeline)
     params = Params(
@@ -121,7 +121,7 @@ def prepare(app: App, asked: Submission, run_id: str, now: datetime) -> tuple[Pa
         run_id=run_id,
         params=params,
         credential_metadata=metadata,
-        project_id=app.environment,
+        project_id=app.project_id,
     )
     return params, plan
 

@@ -56,13 +56,13 @@ class Served:
             },
         )
         deadline = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        while not self._listens(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def _listens(self, port: int) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
 
     def call(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         answer = urllib3.request(
