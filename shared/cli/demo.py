@@ -7,6 +7,7 @@ held against two witnesses of its own: the sums of the maker of the export, and 
 from __future__ import annotations
 
 import calendar
+import shlex
 import signal
 import tempfile
 import time
@@ -140,8 +141,6 @@ def _twice(client: Client, sample: Sample, ask: Ask) -> list[str]:
     """Runs the month, then the same month again. What differs."""
     before = _quota(client)
     first = _month(client, sample, ask)
-    if first is None:
-        return ["the run did not complete"]
     after = _quota(client)
     _tell_first(first, sample)
     wrong = imbalance(first.rows) + differences(first.witnesses)
@@ -157,8 +156,6 @@ def _twice(client: Client, sample: Sample, ask: Ask) -> list[str]:
 
     show.lines("", Text("The same month again", style="bold"), "")
     second = _month(client, sample, ask)
-    if second is None:
-        return [*wrong, "the second run did not complete"]
     last = _quota(client)
     changed = changes(first, second)
     if last["concurrent"]:
@@ -173,8 +170,8 @@ def _twice(client: Client, sample: Sample, ask: Ask) -> list[str]:
     return [*wrong, *differences(second.witnesses), *changed]
 
 
-def _month(client: Client, sample: Sample, ask: Ask) -> Month | None:
-    """Runs the month to its end; None when it did not complete, which it tells."""
+def _month(client: Client, sample: Sample, ask: Ask) -> Month:
+    """Runs the month to its end. Raises Stop when it does not complete."""
     began = time.monotonic()
     first = date.fromisoformat(f"{sample.period}-01")
     last = first.replace(day=calendar.monthrange(first.year, first.month)[1])
@@ -190,7 +187,7 @@ def _month(client: Client, sample: Sample, ask: Ask) -> Month | None:
     if run["status"] != "completed":
         show.lines("")
         show_run(run)
-        return None
+        raise Stop(Code.FAILED, f"run {run_id} did not complete")
     _done("run", f"{'/'.join(ADDRESS)} for {sample.period}: {run_id}", began)
     receipts = {
         receipt["table"]: receipt
@@ -352,15 +349,32 @@ def _terminated(signum: int, _frame: FrameType | None) -> None:
 
 
 def _farewell(keep: Path | None) -> None:
-    where = f"PIPELINES_DATA={keep} pipelines dev" if keep else "pipelines dev"
-    metadata = f"--metadata source=file:{SOURCE} --metadata export_name={EXPORT_NAME}"
-    days = "--start-date 2026-05-01 --end-date 2026-05-31"
-    again = [
-        where,
-        f"pipelines orgs create {ORG} --plan {PLAN}",
-        f"pipelines credentials put aws main --org {ORG} {metadata}",
-        f"pipelines run {'/'.join(ADDRESS)} --org {ORG} {days}",
-    ]
-    look = [where, f"pipelines history --org {ORG}", f"pipelines evidence RUN --org {ORG}"]
-    title = "Look at what it left:" if keep else "The same by hand:"
-    show.lines("", title, *(Text(f"  {step}", style="cyan") for step in (look if keep else again)))
+    if keep is not None:
+        data = f"PIPELINES_DATA={shlex.quote(str(keep))}"
+        show.lines(
+            "",
+            "Look at what it left; the second and third in another terminal:",
+            *_commands(
+                f"{data} pipelines dev",
+                f"{data} pipelines history --org {ORG}",
+                f"{data} pipelines evidence RUN --org {ORG}",
+            ),
+        )
+        return
+    show.lines(
+        "",
+        "To look around, keep what it makes:",
+        *_commands("pipelines demo --keep demo-data", "PIPELINES_DATA=demo-data pipelines dev"),
+        "",
+        "Your own export, copied to .pipelines/objects/acme/exports while `pipelines dev` runs:",
+        *_commands(
+            "pipelines orgs create acme",
+            "pipelines credentials put aws main --org acme"
+            " --metadata source=file:exports --metadata export_name=NAME",
+            "pipelines run aws/cost/billing --org acme --start-date 2026-05-01",
+        ),
+    )
+
+
+def _commands(*commands: str) -> list[Text]:
+    return [Text(f"  {command}", style="cyan") for command in commands]
