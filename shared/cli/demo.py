@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from shared.bootstrap import PLATFORM_KEY_FILE, open_embedded
+from shared.bootstrap import open_embedded
 from shared.cli import show
 from shared.cli.client import Client
 from shared.cli.dev import Server
@@ -42,7 +42,7 @@ from shared.cli.sample import COSTS, Sample, make_export
 from shared.cli.show import Cell, Column
 from shared.cli.stop import Code, Stop
 from shared.core.lineage import dataset_of
-from shared.settings import ROOT, Settings, read_settings
+from shared.settings import PLATFORM_KEY_FILE, ROOT, Settings, read_settings
 
 ORG, PLAN = "demo", "starter"
 ADDRESS = ("aws", "cost", "billing")

@@ -18,10 +18,10 @@ from typing import Any
 from rich.text import Text
 
 from shared import VERSION
-from shared.bootstrap import ENGINE_KEY, PLATFORM_KEY_FILE, Embedded, function, open_embedded
+from shared.bootstrap import ENGINE_KEY, Embedded, function, open_embedded
 from shared.cli import show
 from shared.cli.stop import Code, Stop
-from shared.settings import Settings, read_settings
+from shared.settings import PLATFORM_KEY_FILE, Settings, read_settings
 
 THREADS = 8
 DRAIN_SECONDS = 10.0

@@ -146,7 +146,7 @@ def limit(number: int | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """12 ms, 1.2 s, 2 min 05 s, 1 h 05 min."""
+    """12 ms, 1.2 s, 2 min 05 s, 30 min, 1 h 05 min."""
     if value is None:
         return NOTHING
     if value < 0.0995:
@@ -155,9 +155,9 @@ def seconds(value: float | None) -> str:
         return f"{value:.1f} s"
     whole = round(value)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
+        return f"{whole // 60} min" + (f" {whole % 60:02d} s" if whole % 60 else "")
     minutes = round(value / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 60} h" + (f" {minutes % 60:02d} min" if minutes % 60 else "")
 
 
 def utc(text: str | None) -> str:
