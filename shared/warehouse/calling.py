@@ -105,7 +105,7 @@ class Calling:
     def _source(self, bound: Mapping[str, Value]) -> dict[str, _Sums]:
         """Rows and totals of the input, per currency."""
         rows = self.session.run(self.compiled.proof, self._given(bound, self.compiled.proof))
-        return {row[0] or "": (row[1], *(Decimal(part or 0) for part in row[2:])) for row in rows}
+        return {row[0] or "": (row[1], [Decimal(part or 0) for part in row[2:]]) for row in rows}
 
     def _insert(self, name: str, bound: Mapping[str, Value]) -> int:
         select = self.compiled.select
