@@ -30,7 +30,7 @@ from shared.engine.catalog import Catalog
 from shared.errors import ConfigError, Fault, Terminal, Unavailable
 from shared.log import Log
 from shared.objects import ObjectStore
-from shared.settings import Settings, read_settings
+from shared.settings import PLATFORM_KEY_FILE, Settings, read_settings
 from shared.step import Processor
 from shared.warehouse import Warehouse
 
@@ -38,7 +38,6 @@ T = TypeVar("T")
 
 ENGINE_KEY = "pipelines.engine"
 TICK_SECONDS = 1.0
-PLATFORM_KEY_FILE = "platform.key"
 _PUSH = "/push/"
 
 

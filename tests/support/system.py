@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, Self
 import urllib3
 
 from shared.app import App
-from shared.bootstrap import PLATFORM_KEY_FILE, Clock, Embedded, open_embedded
+from shared.bootstrap import Clock, Embedded, open_embedded
 from shared.cli.dev import Server
 from shared.core.run import EMBEDDED_TIMING, Timing
 from shared.log import Level
-from shared.settings import ROOT, Settings
+from shared.settings import PLATFORM_KEY_FILE, ROOT, Settings
 from shared.step import Processor
 
 WAIT_SECONDS = 60.0
