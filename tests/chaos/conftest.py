@@ -1,0 +1,112 @@
+"""Options, seeds and figures of the chaos suite.
+
+pytest tests/chaos --seeds 200     more scenes than in CI
+pytest tests/chaos --seed 4711     that scene alone, and the points' scenes drawn from it
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from shared.settings import ROOT
+from tests.chaos.world import Played, World
+
+SEEDS = 5  # in CI, beside a scene for every point
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, default=SEEDS, help="how many chaos scenes to draw")
+    parser.addoption("--seed", type=int, help="the one chaos scene to play")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "number" in metafunc.fixturenames:
+        # This file is not read early enough for its options when all tests are asked for.
+        alone = metafunc.config.getoption("--seed", None) is not None
+        count = 1 if alone else metafunc.config.getoption("--seeds", SEEDS)
+        metafunc.parametrize("number", range(count))
+
+
+@pytest.fixture(scope="session")
+def first_seed(request: pytest.FixtureRequest) -> int:
+    """The seeds change with every commit, so that CI does not look at the same scenes for ever."""
+    given: int | None = request.config.getoption("--seed", None)
+    if given is not None:
+        return given
+    head = subprocess.run(
+        ["git", "rev-parse", "--short=6", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return int(head.stdout.strip() or "1", 16) * 1_000
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    made = World(tmp_path_factory.mktemp("chaos"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    return Figures(request.node)
+
+
+class Figures:
+    """What a test has to tell at the end of the session, also from another process."""
+
+    def __init__(self, node: pytest.Item) -> None:
+        self._properties = node.user_properties
+
+    def add(self, seed: int, played: Played) -> None:
+        self._properties += [
+            ("seed", seed),
+            ("hits", dict(played.hits)),
+            ("deaths", played.deaths),
+            ("resumed", played.resumed),
+        ]
+
+    def cold(self, seconds: list[float]) -> None:
+        self._properties.append(("cold", seconds))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    found: dict[str, list[object]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) == "call":
+                for name, value in report.user_properties:
+                    found.setdefault(name, []).append(value)
+    if "seed" not in found:
+        return
+    hits: Counter[str] = Counter()
+    for counted in found["hits"]:
+        assert isinstance(counted, dict)
+        hits.update(counted)
+    deaths = sum(value for value in found["deaths"] if isinstance(value, int))
+    line = terminalreporter.write_line
+    terminalreporter.section("chaos")
+    line("seeds " + " ".join(str(seed) for seed in found["seed"]))
+    line(f"{len(found['seed'])} scenes, {deaths} processes killed, at")
+    line("  " + ", ".join(f"{point} {hits[point]}" for point in sorted(hits)))
+    line(f"  and {deaths - hits.total()} from outside at any time")
+    for name, what in (
+        ("resumed", "interrupted steps went on after"),
+        ("cold", "of these, after a start of the interpreter"),
+    ):
+        times = sorted(time for value in found.get(name, []) for time in _floats(value))
+        if times:
+            middle, most = times[len(times) // 2], times[-1]
+            line(f"{what}: p50 {middle:.3f} s, max {most:.3f} s ({len(times)})")
+
+
+def _floats(value: object) -> list[float]:
+    assert isinstance(value, list)
+    return value

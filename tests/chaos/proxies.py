@@ -1,0 +1,277 @@
+"""Ports that count who passes, and end the process at the passage they were told.
+
+Each proxy does what its port does. What no test could see from the documents afterwards (a step that
+started before its run knew of it, an attempt closed twice) is noted where it happens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+
+from shared.app import App
+from shared.bus import Outgoing
+from shared.core.lineage import LoadReceipt
+from shared.core.plan import Plan
+from shared.core.run import Attempt, Run, StepStatus
+from shared.objects import ObjectStore
+from shared.state import Close, RunStore, StoredAttempt, StoredRun
+from shared.step import Processor, StepContext, StepResult
+from shared.warehouse import Load, Warehouse
+
+# Where a process can be told to die, by what it is doing there.
+POINTS: Mapping[str, tuple[str, ...]] = {
+    "reserve": ("reserve.before", "reserve.after"),
+    "claim": ("claim.before", "claim.after"),
+    "processor": ("processor.enter", "processor.read", "processor.exit"),
+    "before commit": ("load.enter", "load.check"),
+    "after commit": ("load.done",),
+    "attempt write": ("attempt.before", "attempt.after"),
+    "run write": ("run.before", "run.after"),
+    "publish": ("publish.before", "publish.after"),
+    "settle": ("settle.before", "settle.after"),
+    "ack": ("ack.before",),
+}
+
+
+class Kill(msgspec.Struct, frozen=True, kw_only=True):
+    """Die at that passage of the point.
+
+    `durable`: what was written so far is on the disk by then; else the journal's tail is lost with the
+    process. `delay_seconds`: the work goes on for so long, to die inside of what follows.
+    """
+
+    point: str
+    passage: int = 1
+    durable: bool = False
+    delay_seconds: float = 0
+
+
+class Notes:
+    """Lines that survive the process: what was hit, and what must not have happened."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def add(self, kind: str, text: str) -> None:
+        os.write(self._file, json.dumps([kind, text]).encode() + b"\n")
+
+
+class Points:
+    """Counts every passage of every point, and dies at the one that `kill` names."""
+
+    def __init__(self, kill: Kill | None, notes: Notes) -> None:
+        self.kill = kill
+        self.notes = notes
+        self.counts: Counter[str] = Counter()
+        self.commits: list[int] = []  # the passages of load.check that a COMMIT followed
+        self.sync: Callable[[], None] = lambda: None
+        self._lock = threading.Lock()
+
+    def passing(self, point: str) -> None:
+        with self._lock:
+            self.counts[point] += 1
+            kill = self.kill
+            if kill is None or kill.point != point or self.counts[point] != kill.passage:
+                return
+        if kill.delay_seconds:
+            threading.Timer(kill.delay_seconds, self._die, [kill]).start()
+        else:
+            self._die(kill)
+
+    def _die(self, kill: Kill) -> None:
+        if kill.durable:
+            self.sync()
+        self.notes.add("hit", kill.point)
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)  # the signal is on its way
+
+    @contextmanager
+    def around(self, what: str) -> Iterator[None]:
+        self.passing(f"{what}.before")
+        yield
+        self.passing(f"{what}.after")
+
+
+class _Proxy:
+    """Everything that is not said here is the port's own."""
+
+    def __init__(self, port: Any, points: Points) -> None:
+        self._port = port
+        self._points = points
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._port, name)
+
+
+class RunsProxy(_Proxy):
+    _port: RunStore
+
+    def __init__(self, port: RunStore, points: Points) -> None:
+        super().__init__(port, points)
+        self._closed: Counter[tuple[str, str]] = Counter()
+
+    def create_run(self, run: Run, plan: Plan, writer: str) -> bool:
+        with self._points.around("run"):
+            return self._port.create_run(run, plan, writer)
+
+    def replace_run(self, stored: StoredRun, after: Run, writer: str) -> StoredRun | None:
+        with self._points.around("run"):
+            return self._port.replace_run(stored, after, writer)
+
+    def claim(self, attempt: Attempt) -> StoredAttempt | None:
+        with self._points.around("claim"):
+            stored = self._port.claim(attempt)
+            if stored is not None and not attempt.closed:
+                self._known(attempt)
+        return stored
+
+    def close_attempt(self, stored: StoredAttempt, how: Close) -> bool:
+        with self._points.around("attempt"):
+            won = self._port.close_attempt(stored, how)
+            if won:
+                key = (stored.attempt.run_id, stored.attempt.key)
+                self._closed[key] += 1
+                if self._closed[key] > 1:
+                    self._points.notes.add("violation", f"{key} was closed twice")
+        return won
+
+    def _known(self, attempt: Attempt) -> None:
+        stored = self._port.run(attempt.run_id)
+        if stored is None:
+            self._points.notes.add("violation", f"{attempt.key} was claimed before its run was")
+            return
+        state = stored.run.steps[attempt.step_id]
+        if state.status is StepStatus.PENDING or state.attempt < attempt.number:
+            self._points.notes.add("violation", f"{attempt.key} was claimed before it was released")
+        if stored.run.status.terminal:
+            self._points.notes.add("violation", f"{attempt.key} was claimed after the run's end")
+
+
+class AccountsProxy(_Proxy):
+    def reserve(self, *args: Any, **kwargs: Any) -> Any:
+        with self._points.around("reserve"):
+            return self._port.reserve(*args, **kwargs)
+
+    def settle(self, run_id: str, *args: Any, **kwargs: Any) -> None:
+        self._points.notes.add("settling", json.dumps([run_id, time.time()]))
+        with self._points.around("settle"):
+            self._port.settle(run_id, *args, **kwargs)
+
+
+class BusProxy(_Proxy):
+    """With `twice`, every message comes two times, and any two of them in any order."""
+
+    def __init__(
+        self, port: Any, points: Points, twice: Random | None, now: Callable[[], datetime]
+    ) -> None:
+        super().__init__(port, points)
+        self._twice = twice
+        self._now = now
+        deliver = port._deliver
+
+        def counted(path: str, body: bytes) -> Any:
+            answer = deliver(path, body)
+            points.passing("ack.before")
+            return answer
+
+        port._deliver = counted
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        if self._twice is not None:
+            messages = [self._late(message) for message in messages for _ in range(2)]
+            self._twice.shuffle(messages)
+        with self._points.around("publish"):
+            self._port.publish(messages)
+
+    def _late(self, message: Outgoing) -> Outgoing:
+        chance = self._twice or Random()
+        if chance.random() < 0.4:
+            return message
+        at = self._now() + timedelta(seconds=chance.uniform(0, 0.08))
+        return message._replace(not_before=max(message.not_before or at, at))
+
+
+class WarehouseProxy(_Proxy):
+    _port: Warehouse
+
+    def load(self, load: Load) -> LoadReceipt:
+        checked = self._checked(load.check)
+        return self._whole(lambda: self._port.load(replace(load, check=checked)))
+
+    def call(self, *args: Any, check: Callable[[], None], **kwargs: Any) -> LoadReceipt:
+        checked = self._checked(check)
+        return self._whole(lambda: self._port.call(*args, check=checked, **kwargs))
+
+    def _checked(self, check: Callable[[], None]) -> Callable[[], None]:
+        # Called between the statements of the transaction, the last time just before its COMMIT.
+        def counted() -> None:
+            self._points.passing("load.check")
+            check()
+
+        return counted
+
+    def _whole(self, work: Callable[[], LoadReceipt]) -> LoadReceipt:
+        self._points.passing("load.enter")
+        receipt = work()
+        self._points.commits.append(self._points.counts["load.check"])
+        self._points.passing("load.done")
+        return receipt
+
+
+class ObjectsProxy(_Proxy):
+    _port: ObjectStore
+
+    @contextmanager
+    def fetch(self, key: str) -> Iterator[Path]:
+        with self._port.fetch(key) as path:
+            self._points.passing("processor.read")
+            yield path
+
+
+def wrapped(
+    app: App, points: Points, executions: Counter[tuple[str, str]], twice: Random | None
+) -> App:
+    """The application with a proxy at every port, and around every processor."""
+    points.sync = app.runs.sync
+
+    def counted(made: Processor) -> Processor:
+        def run(step: StepContext, config: Any) -> StepResult:
+            executions[step.run_id, step.step_id] += 1
+            points.passing("processor.enter")
+            result = made.run(step, config)
+            points.passing("processor.exit")
+            return result
+
+        return replace(made, run=run)
+
+    opened: list[WarehouseProxy] = []
+
+    def warehouse() -> Any:
+        if not opened:
+            opened.append(WarehouseProxy(app.warehouse(), points))
+        return opened[0]
+
+    # Structurally these are the ports; `__getattr__` is what a type checker cannot see through.
+    proxies: dict[str, Any] = {
+        "runs": RunsProxy(app.runs, points),
+        "bus": BusProxy(app.bus, points, twice, app.now),
+        "accounts": AccountsProxy(app.accounts, points),
+        "warehouse": warehouse,
+        "objects": lambda *args: ObjectsProxy(app.objects(*args), points),
+        "processors": {name: counted(made) for name, made in app.processors.items()},
+    }
+    return replace(app, **proxies)
