@@ -36,6 +36,7 @@ from shared.accounts import (
 from shared.accounts.sqlite import SqliteAccounts
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.journal import Journal
+from tests.support.examples import examples
 
 PLANS = {
     "starter": Limits(daily=6, monthly=180, concurrent=1),
@@ -926,7 +927,7 @@ def test_in_any_order_with_crashes_the_counters_equal_a_recount(name: str) -> No
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=60,
+            max_examples=examples(60),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

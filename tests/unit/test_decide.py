@@ -39,6 +39,7 @@ from shared.core.run import (
     Timing,
     Trigger,
 )
+from tests.support.examples import examples
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -710,7 +711,7 @@ def check_publish(before: Run, decision: Decision, plan: Plan) -> None:
     assert len({message.step_id for message in decision.publish}) == len(decision.publish)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(scripts())
 def test_every_run_ends_and_only_when_all_that_was_released_is_closed(script: Script) -> None:
     played = play(script)
@@ -723,7 +724,7 @@ def test_every_run_ends_and_only_when_all_that_was_released_is_closed(script: Sc
     assert played.run is first_end
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(scripts([Result.OK], cancels=False))
 def test_a_run_of_successes_completes_every_enabled_step(script: Script) -> None:
     run = play(script).run
@@ -734,7 +735,7 @@ def test_a_run_of_successes_completes_every_enabled_step(script: Script) -> None
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(scripts([Result.OK], cancels=False), st.data())
 def test_fewer_losses_than_the_budget_harm_no_run(script: Script, data: st.DataObject) -> None:
     for s in script.plan.steps:
@@ -743,7 +744,7 @@ def test_fewer_losses_than_the_budget_harm_no_run(script: Script, data: st.DataO
     assert play(script).run.status is RunStatus.COMPLETED
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(scripts(cancels=False), st.integers(0, 2**32))
 def test_the_order_of_folding_does_not_change_how_a_run_ends(script: Script, seed: int) -> None:
     one, other = play(script).run, play(script._replace(seed=seed)).run
@@ -753,7 +754,7 @@ def test_the_order_of_folding_does_not_change_how_a_run_ends(script: Script, see
         assert one.outcome is other.outcome
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(plans(), st.data())
 def test_attempts_that_are_read_together_may_be_folded_in_any_order(
     plan: Plan, data: st.DataObject
@@ -769,7 +770,7 @@ def test_attempts_that_are_read_together_may_be_folded_in_any_order(
     assert set(one.publish) == set(other.publish)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(scripts(), st.integers(0, 3))
 def test_a_run_past_its_deadline_ends_with_one_look_at_what_is_closed(
     script: Script, skip: int

@@ -19,6 +19,7 @@ from shared.core.record import Json, Record
 from shared.core.run import Params
 from shared.core.spec import Catchup, Ending, Overlap, Schedule
 from shared.errors import ConfigError, Fault, Invalid
+from tests.support.examples import examples
 
 
 class Mode(StrEnum):
@@ -495,7 +496,7 @@ def test_a_step_that_does_not_run_needs_no_values() -> None:
     assert plan(pipeline).by_id["a"].config == {}
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_pipeline_or_a_config_error(raw: bytes) -> None:
     outcome(raw)
@@ -505,7 +506,7 @@ yaml_like = st.text("{}[]:,-&*!|>'\"# \n\tabc01", max_size=20)
 raw_whole = WHOLE.encode()
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(
     st.integers(0, len(raw_whole)),
     st.integers(0, 40),
@@ -562,7 +563,7 @@ steps_like = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(json_like | st.fixed_dictionaries({"steps": steps_like, "variables": json_like}))
 def test_any_values_are_a_pipeline_or_a_config_error(value: Any) -> None:
     outcome(msgspec.json.encode(value))

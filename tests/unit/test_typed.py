@@ -15,6 +15,7 @@ from shared.core.places import UNREAD
 from shared.core.record import Json, Record
 from shared.core.typed import check, from_json
 from shared.errors import Invalid
+from tests.support.examples import examples
 
 
 class Colour(StrEnum):
@@ -260,7 +261,7 @@ def nearly(kind: type) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(plain | nearly(Outer))
 def test_the_walk_and_msgspec_agree_on_what_fits(value: Any) -> None:
     found = check(value, Outer)
