@@ -6,14 +6,10 @@ Times are whole microseconds since 1970, UTC; a day is `2026-01-31`, a month `20
 
 from __future__ import annotations
 
-import hmac
-import re
 import sqlite3
-import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
-from hashlib import sha256
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shared.accounts import (
@@ -29,14 +25,10 @@ from shared.accounts import (
     Scope,
     Spent,
     Usage,
+    rules,
 )
-from shared.core.lineage import SLUG
-from shared.errors import Conflict, Fault, Invalid, NotFound
+from shared.errors import Conflict
 from shared.journal import Journal
-
-CONCURRENT_RETRY = timedelta(seconds=30)  # nobody knows when a run ends; most end within this
-LAST_USE_EVERY = timedelta(hours=1)
-MAX_NAME = 200
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS organizations (
@@ -170,12 +162,8 @@ _NOTE_USE = (
     "WHERE key_id = ? AND (last_used_at IS NULL OR last_used_at <= ?)"
 )
 
-_KEY_TEXT = re.compile(r"cpk_([0-9a-f]{12})_([0-9A-Za-z]{43})")
-_LETTERS = string.ascii_letters + string.digits
-_SCOPES = {scope.value: scope for scope in Scope}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_DAY = timedelta(days=1)
 
 
 class SqliteAccounts:
@@ -189,7 +177,7 @@ class SqliteAccounts:
 
         def follow(db: sqlite3.Connection) -> None:
             db.executemany(
-                _FOLLOW_PLAN, [{"plan": plan, **_columns(own)} for plan, own in plans.items()]
+                _FOLLOW_PLAN, [{"plan": plan, **rules.columns(own)} for plan, own in plans.items()]
             )
 
         journal.write(follow)
@@ -197,23 +185,7 @@ class SqliteAccounts:
     # --- organizations ---
 
     def create_organization(self, slug: str, name: str, plan: str, now: datetime) -> Organization:
-        faults = []
-        if not SLUG.fullmatch(slug):
-            faults.append(Fault("slug", f"{slug!r} does not match {SLUG.pattern}"))
-        if not name.strip() or len(name) > MAX_NAME:
-            faults.append(Fault("name", f"must have 1 to {MAX_NAME} characters"))
-        if plan not in self._plans:
-            faults.append(self._unknown_plan(plan))
-        if faults:
-            raise Invalid("the organization is not valid", faults)
-        made = Organization(
-            slug=slug,
-            name=name.strip(),
-            status=OrgStatus.ACTIVE.value,
-            plan=plan,
-            limits=self._plans[plan],
-            created_at=now.astimezone(UTC),
-        )
+        made = rules.new_organization(slug, name, plan, self._plans, now)
 
         def create(db: sqlite3.Connection) -> bool:
             created = db.execute(
@@ -226,7 +198,7 @@ class SqliteAccounts:
                     "status": made.status,
                     "plan": plan,
                     "at": _micros(now),
-                    **_columns(made.limits),
+                    **rules.columns(made.limits),
                 },
             ).rowcount
             if created:
@@ -257,17 +229,12 @@ class SqliteAccounts:
         )
 
     def set_plan(self, slug: str, plan: str, limits: Limits | None = None) -> Organization:
-        faults = [] if plan in self._plans else [self._unknown_plan(plan)]
-        for name, limit in _columns(limits).items() if limits else ():
-            if limit is not None and limit < 0:
-                faults.append(Fault(f"limits.{name}", f"{limit} is less than 0"))
-        if faults:
-            raise Invalid("the plan is not valid", faults)
+        rules.check_plan(plan, limits, self._plans)
         return self._change(
             slug,
             "UPDATE organizations SET plan = :plan, own_limits = :own, daily = :daily, "
             "monthly = :monthly, concurrent = :concurrent WHERE slug = :slug",
-            {"plan": plan, "own": limits is not None, **_columns(limits or self._plans[plan])},
+            {"plan": plan, "own": limits is not None, **rules.columns(limits or self._plans[plan])},
         )
 
     def _change(self, slug: str, statement: str, values: dict[str, Any]) -> Organization:
@@ -277,15 +244,8 @@ class SqliteAccounts:
 
         row = self._journal.write(change)
         if row is None:
-            raise _no_organization(slug)
+            raise rules.no_organization(slug)
         return _organization(row)
-
-    def _unknown_plan(self, plan: str) -> Fault:
-        import difflib  # noqa: PLC0415 -- only a mistake needs it
-
-        near = difflib.get_close_matches(plan, self._plans, 1)
-        known = f"did you mean {near[0]!r}?" if near else f"plans: {', '.join(self._plans)}"
-        return Fault("plan", f"{plan!r} is not a plan ({known})")
 
     # --- keys ---
 
@@ -298,26 +258,7 @@ class SqliteAccounts:
         expires_at: datetime | None = None,
     ) -> tuple[ApiKey, str]:
         """Raises NotFound for an unknown organization, Invalid for a key that could do nothing."""
-        import secrets  # noqa: PLC0415, TID251 -- rare and slow to import; chance that none may replay
-
-        faults = []
-        if not name.strip() or len(name) > MAX_NAME:
-            faults.append(Fault("name", f"must have 1 to {MAX_NAME} characters"))
-        if not scopes:
-            faults.append(Fault("scopes", f"name at least one of {', '.join(_SCOPES)}"))
-        if expires_at is not None and expires_at <= now:
-            faults.append(Fault("expires_at", "is in the past"))
-        if faults:
-            raise Invalid("the API key is not valid", faults)
-        secret = "".join(secrets.choice(_LETTERS) for _ in range(43))  # 256 bits
-        key = ApiKey(
-            key_id=secrets.token_hex(6),
-            org=org,
-            name=name.strip(),
-            scopes=tuple(scope for scope in Scope if scope in scopes),
-            created_at=now.astimezone(UTC),
-            expires_at=expires_at.astimezone(UTC) if expires_at else None,
-        )
+        key, secret = rules.new_key(org, name, scopes, now, expires_at)
 
         def create(db: sqlite3.Connection) -> bool:
             if (
@@ -331,7 +272,7 @@ class SqliteAccounts:
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     key.key_id,
-                    _hash(secret),
+                    rules.hash_secret(secret),
                     org,
                     key.name,
                     " ".join(key.scopes),
@@ -342,23 +283,23 @@ class SqliteAccounts:
             return True
 
         if not self._journal.write(create):
-            raise _no_organization(str(org))
-        return key, f"cpk_{key.key_id}_{secret}"
+            raise rules.no_organization(str(org))
+        return key, rules.key_text(key, secret)
 
     def authenticate(self, text: str, now: datetime) -> ApiKey | None:
-        match = _KEY_TEXT.fullmatch(text)
-        if match is None:
+        parsed = rules.parse_key(text)
+        if parsed is None:
             return None
-        key_id, secret = match.groups()
+        key_id, secret = parsed
         row = self._journal.read(lambda db: db.execute(_FIND_KEY, (key_id,)).fetchone())
-        if row is None or not hmac.compare_digest(row[-1], _hash(secret)):
+        if row is None:
             return None
         key = _key(row)
-        if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+        if not rules.opens(key, row[-1], secret, now):
             return None
-        if key.last_used_at is None or now - key.last_used_at >= LAST_USE_EVERY:
+        if rules.use_is_due(key, now):
             at = _micros(now)
-            noted = (at, key_id, at - LAST_USE_EVERY // _MICROSECOND)
+            noted = (at, key_id, at - rules.LAST_USE_EVERY // _MICROSECOND)
             self._journal.write(lambda db: db.execute(_NOTE_USE, noted), wait=False)
         return key
 
@@ -405,7 +346,8 @@ class SqliteAccounts:
                 return Spent(ReservationStatus(row[1]))
             counted = db.execute(_TAKE, {"org": org, "day": day, "month": day[:7]}).fetchone()
             if counted is None:
-                return _why_not(db, org, now)
+                row = _standing(db, org, day)
+                return rules.why_not(row[0] if row else None, now)
             db.execute(_HOLD, (run_id, org, *counted, at, ends))
             return Reserved(expires_at)
 
@@ -450,41 +392,21 @@ class SqliteAccounts:
         row = self._journal.read(lambda db: _standing(db, org, _day(now)))
         if row is None:
             return None
-        _, daily, monthly, concurrent, running, today, month, succeeded, failed = row
-        return Usage(
-            limits=Limits(daily=daily, monthly=monthly, concurrent=concurrent),
-            concurrent=running,
-            today=today,
-            month=month,
-            succeeded=succeeded,
-            failed=failed,
-            daily_resets_at=_next_day(now),
-            monthly_resets_at=_next_month(now),
-        )
+        standing, succeeded, failed = row
+        return rules.usage(standing, succeeded, failed, now)
 
     def close(self) -> None:
         """Nothing is held: the journal is its owner's, who closes it after all that share it."""
 
 
-def _standing(db: sqlite3.Connection, org: str, day: str) -> Any:
-    return db.execute(_STANDING, {"org": org, "day": day, "month": day[:7]}).fetchone()
-
-
-def _why_not(db: sqlite3.Connection, org: str, now: datetime) -> Refused | NotAllowed:
-    row = _standing(db, org, _day(now))
+def _standing(db: sqlite3.Connection, org: str, day: str) -> tuple[rules.Standing, int, int] | None:
+    """How the organization stands, and how many runs succeeded and failed."""
+    row = db.execute(_STANDING, {"org": org, "day": day, "month": day[:7]}).fetchone()
     if row is None:
-        return NotAllowed(None)
-    status, daily, monthly, concurrent, running, today, month, *_ = row
-    if status not in (OrgStatus.ACTIVE, OrgStatus.TRIAL):
-        return NotAllowed(status)
-    # The limit that lasts longest: coming back for a nearer one would be refused again.
-    if monthly is not None and month >= monthly:
-        reset = _next_month(now)
-        return Refused("monthly", monthly, month, reset, reset - now)
-    if daily is not None and today >= daily:
-        reset = _next_day(now)
-        return Refused("daily", daily, today, reset, reset - now)
-    return Refused("concurrent", concurrent, running, None, CONCURRENT_RETRY)
+        return None
+    status, daily, monthly, concurrent, *used, succeeded, failed = row
+    limits = Limits(daily=daily, monthly=monthly, concurrent=concurrent)
+    return rules.Standing(status, limits, *used), succeeded, failed
 
 
 def _end(db: sqlite3.Connection, run_id: str, status: str, outcome: str, *, back: bool) -> bool:
@@ -508,14 +430,6 @@ def _end(db: sqlite3.Connection, run_id: str, status: str, outcome: str, *, back
     return True
 
 
-def _columns(limits: Limits) -> dict[str, int | None]:
-    return {
-        "daily": limits.daily,
-        "monthly": limits.monthly,
-        "concurrent": limits.concurrent,
-    }
-
-
 def _organization(row: Any) -> Organization:
     slug, name, status, plan, daily, monthly, concurrent, created_at = row
     return Organization(
@@ -534,22 +448,12 @@ def _key(row: Any) -> ApiKey:
         key_id=key_id,
         org=org,
         name=name,
-        # a scope of a newer release grants nothing here
-        scopes=tuple(_SCOPES[word] for word in scopes.split() if word in _SCOPES),
+        scopes=rules.known_scopes(scopes.split()),
         created_at=_moment(created_at),
         expires_at=None if expires_at is None else _moment(expires_at),
         revoked_at=None if revoked_at is None else _moment(revoked_at),
         last_used_at=None if last_used_at is None else _moment(last_used_at),
     )
-
-
-def _hash(secret: str) -> bytes:
-    # 256 random bits cannot be guessed from a fast hash; a slow one would only slow every request.
-    return sha256(secret.encode()).digest()
-
-
-def _no_organization(slug: str) -> NotFound:
-    return NotFound(f"there is no organization {slug!r}", code="organization_not_found")
 
 
 def _micros(moment: datetime) -> int:
@@ -561,17 +465,4 @@ def _moment(micros: int) -> datetime:
 
 
 def _day(now: datetime) -> str:
-    return now.astimezone(UTC).date().isoformat()
-
-
-def _next_day(now: datetime) -> datetime:
-    return _midnight(now.astimezone(UTC).date() + _DAY)
-
-
-def _next_month(now: datetime) -> datetime:
-    first = now.astimezone(UTC).date().replace(day=1)
-    return _midnight((first + timedelta(days=32)).replace(day=1))
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+    return rules.utc_day(now).isoformat()

@@ -628,6 +628,24 @@ def test_all_faults_of_an_organization_are_told_at_once_with_the_near_miss(
     assert "did you mean 'starter'?" in str(caught.value.faults[2])
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_a_name_that_no_database_keeps_is_invalid(accounts: Accounts, name: str) -> None:
+    with pytest.raises(Invalid):
+        accounts.create_organization("beta", name, "starter", NOON)
+    with pytest.raises(Invalid):
+        accounts.create_key("acme", name, [Scope.READ], NOON)
+
+
+@pytest.mark.parametrize("slug", ["", "a\0b", "a" * 10_000, "' or true --"])
+def test_what_is_no_slug_is_nobody(accounts: Accounts, slug: str) -> None:
+    assert accounts.organization(slug) is None
+    assert accounts.usage(slug, NOON) is None
+    assert reserve(accounts, "r1", org=slug) == NotAllowed(None)
+    assert accounts.keys(slug) == []
+    assert not accounts.revoke_key(slug, "0" * 12, NOON)
+    assert not accounts.revoke_key("acme", slug, NOON)
+
+
 def test_changing_an_unknown_organization_is_not_found(accounts: Accounts) -> None:
     with pytest.raises(NotFound):
         accounts.set_status("nobody", OrgStatus.ACTIVE)
@@ -639,8 +657,9 @@ def test_changing_an_unknown_organization_is_not_found(accounts: Accounts) -> No
 
 def test_an_unknown_plan_or_a_negative_limit_is_invalid(accounts: Accounts) -> None:
     with pytest.raises(Invalid) as caught:
-        accounts.set_plan("acme", "gold", Limits(daily=-1, monthly=None, concurrent=1))
-    assert [fault.where for fault in caught.value.faults] == ["plan", "limits.daily"]
+        accounts.set_plan("acme", "gold", Limits(daily=-1, monthly=10**20, concurrent=1))
+    places = [fault.where for fault in caught.value.faults]
+    assert places == ["plan", "limits.daily", "limits.monthly"]
 
 
 # --- keys ---
