@@ -118,10 +118,15 @@ class Embedded:
     def _tick(self) -> None:
         self._recover()
         deliver = in_process(push_application, {ENGINE_KEY: self.engine})
+        log = self.engine.app.log
         while not self._stopping.wait(TICK_SECONDS):
-            answer = deliver(_PUSH + "scheduler", b"{}")
+            try:
+                answer = deliver(_PUSH + "scheduler", b"{}")
+            except Exception as error:  # noqa: BLE001  # the next tick may do what this one could not
+                log.error("tick.failed", error=f"{type(error).__name__}: {error}")
+                continue
             if answer.status >= 300:
-                self.engine.app.log.error("tick.failed", status=answer.status, said=answer.text)
+                log.error("tick.failed", status=answer.status, said=answer.text)
 
     def _recover(self) -> None:
         # Every worker of the process before this one is dead: nobody waits for its leases.
@@ -130,8 +135,9 @@ class Embedded:
                 return
             try:
                 self.engine.coordinator.recover(run_id)
-            except Unavailable as error:
-                self.engine.app.log.error("recovery.failed", run=run_id, error=str(error))
+            except Exception as error:  # noqa: BLE001  # one run's fault is not that of all others
+                said = f"{type(error).__name__}: {error}"
+                self.engine.app.log.error("recovery.failed", run=run_id, error=said)
 
 
 def function(name: str) -> Callable[[Any], Any]:
