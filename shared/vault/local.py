@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import re
 import sqlite3
 import stat
 from collections.abc import Callable
@@ -17,12 +16,12 @@ from typing import Any
 
 import msgspec
 
-from shared.core.lineage import NO_CREDENTIAL, SLUG
 from shared.core.record import Json
 from shared.core.secret import Secret
-from shared.errors import Fault, Invalid, Terminal, Unavailable
+from shared.errors import Terminal, Unavailable
 from shared.journal import Journal
 from shared.vault import Credential, CredentialInfo, KeyRing
+from shared.vault.checks import checked
 from shared.vault.envelope import (
     KEY_BYTES,
     DataKeys,
@@ -31,10 +30,6 @@ from shared.vault.envelope import (
     seal,
     unseal,
 )
-
-MAX_SECRET_BYTES = 65_536
-MAX_METADATA_BYTES = 16_384
-MIN_TELLING_BYTES = 8  # a shorter secret may stand in metadata by chance
 
 # --- the key ring ---
 
@@ -250,7 +245,6 @@ ON CONFLICT DO UPDATE SET version = version + 1, active = 1, updated_at = :at
 RETURNING version, created_at
 """
 _NEWEST_KEY = "SELECT number, wrapped FROM data_keys WHERE org = ? ORDER BY number DESC LIMIT 1"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -268,7 +262,7 @@ class SqliteVault:
         self, org: str, provider: str, credential_id: str, secret: Secret, metadata: dict[str, Json]
     ) -> CredentialInfo:
         """Raises Invalid, which repeats nothing of what was sent: it might be the secret."""
-        stored = _checked(org, provider, credential_id, secret, metadata)
+        stored = checked(org, provider, credential_id, secret, metadata)
         number, key = self._sealing_key(org)
         at = (self._now() - _EPOCH) // _MICROSECOND
         name = {"org": org, "provider": provider, "id": credential_id}
@@ -386,42 +380,6 @@ class SqliteVault:
 
     def _newest_key(self, org: str) -> Any:
         return self._journal.read(lambda db: db.execute(_NEWEST_KEY, (org,)).fetchone())
-
-
-def _checked(
-    org: str, provider: str, credential_id: str, secret: Secret, metadata: dict[str, Json]
-) -> bytes:
-    """The metadata as JSON. Raises Invalid with every fault."""
-    faults = []
-    if not SLUG.fullmatch(org):
-        faults.append(Fault("org", f"does not match {SLUG.pattern}"))
-    if not _NAME.fullmatch(provider):
-        faults.append(Fault("provider", f"does not match {_NAME.pattern}"))
-    if not _NAME.fullmatch(credential_id):
-        faults.append(Fault("credential_id", f"does not match {_NAME.pattern}"))
-    elif credential_id == NO_CREDENTIAL:
-        faults.append(Fault("credential_id", f"{NO_CREDENTIAL!r} means that there is none"))
-    value = secret.reveal()
-    if not 0 < len(value) <= MAX_SECRET_BYTES:
-        faults.append(Fault("secret", f"must have 1 to {MAX_SECRET_BYTES} bytes"))
-    try:
-        stored = msgspec.json.encode(metadata)
-    except (TypeError, ValueError):
-        stored = b""
-        faults.append(Fault("metadata", "is not what JSON can say"))
-    if len(stored) > MAX_METADATA_BYTES:
-        faults.append(Fault("metadata", f"must have at most {MAX_METADATA_BYTES} bytes as JSON"))
-    if len(value) >= MIN_TELLING_BYTES and _said_in(value, stored):
-        faults.append(Fault("metadata", "has the secret in it, and metadata is shown to people"))
-    if faults:
-        raise Invalid("the credential is not valid", faults)
-    return stored
-
-
-def _said_in(secret: bytes, stored: bytes) -> bool:
-    # a key file of several lines stands escaped in JSON
-    escaped = msgspec.json.encode(secret.decode(errors="replace"))[1:-1]
-    return secret in stored or escaped in stored
 
 
 def _info(row: Any) -> CredentialInfo:
