@@ -7,10 +7,10 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test check format chaos fuzz bench lock clean
+.PHONY: help setup demo dev test test-cloud check format chaos fuzz bench lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: $(VENV)/.dev  ## make .venv with everything that tests and checks need
 
@@ -20,8 +20,11 @@ demo: $(VENV)/.embedded  ## a month of AWS costs, end to end, on this machine
 dev: $(VENV)/.embedded  ## serve all functions on port 8001, in one process
 	$(BIN)/pipelines dev
 
-test: $(VENV)/.dev  ## the whole test suite
+test: $(VENV)/.dev  ## the whole test suite, but for what needs an emulator
 	$(BIN)/pytest -n auto
+
+test-cloud: $(VENV)/.dev  ## the same promises on emulators of Google Cloud: java, Google Cloud SDK
+	$(BIN)/pytest -n 2 -m cloud
 
 check: $(VENV)/.dev  ## lint, format, types, dependency rule, configs and their schema
 	$(BIN)/ruff check .

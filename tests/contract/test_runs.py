@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -26,9 +25,8 @@ from shared.core.run import (
     Trigger,
 )
 from shared.errors import Invalid, Unavailable
-from shared.journal import Journal
 from shared.state import Close, HistoryFilter, LogChunk, RunStore
-from shared.state.sqlite import SqliteRunStore
+from tests.support.stores import open_runs
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PLAN = Plan(
@@ -44,21 +42,31 @@ PLAN = Plan(
 Opener = Callable[[], RunStore]
 
 
-def _sqlite(tmp_path: Path) -> Opener:
-    return lambda: SqliteRunStore(Journal(tmp_path / "state.db"))
+def _sqlite(request: pytest.FixtureRequest) -> str:
+    return f"sqlite {request.getfixturevalue('tmp_path') / 'state.db'}"
 
 
-BACKENDS = {"sqlite": _sqlite}
+def _firestore(request: pytest.FixtureRequest) -> str:
+    emulator, project = map(request.getfixturevalue, ("firestore_emulator", "firestore_project"))
+    return f"firestore {emulator.host} {project}"
 
 
-@pytest.fixture(params=BACKENDS)
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
+BACKENDS = {"sqlite": _sqlite, "firestore": _firestore}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("firestore", marks=pytest.mark.cloud)])
+def spec(request: pytest.FixtureRequest) -> str:
+    """The name of an empty store, by which any process can open it."""
+    return BACKENDS[request.param](request)
+
+
+@pytest.fixture
+def reopen(spec: str) -> Iterator[Opener]:
     """Opens the same store again, as another process would."""
     opened: list[RunStore] = []
-    backend = BACKENDS[request.param](tmp_path)
 
     def again() -> RunStore:
-        store = backend()
+        store = open_runs(spec)
         opened.append(store)
         return store
 

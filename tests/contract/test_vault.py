@@ -6,8 +6,10 @@ import base64
 import copy
 import json
 import pickle
+import random
 import sqlite3
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,10 +21,13 @@ import pytest
 
 from shared.core.secret import Secret
 from shared.errors import Invalid, PipelinesError, Terminal, Unavailable
+from shared.firestore import Stored, changed
 from shared.journal import Journal
 from shared.vault import KeyRing, Vault
 from shared.vault.envelope import KEEP_KEY, credential_context
+from shared.vault.firestore import FirestoreVault
 from shared.vault.local import LocalKeyRing, SqliteVault
+from tests.support.stores import everything, firestore_database, new_id
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 CANARY = "sk-canary-7Qd0vXw3ZrB9mN5tLk2H"
@@ -147,12 +152,91 @@ class SqliteBackend:
         self._journal.close()
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": SqliteBackend}
+class FirestoreBackend:
+    def __init__(self, folder: Path, host: str, project: str) -> None:
+        self._place = host, project
+        self._keys = folder / "vault.key"
+        self._local = LocalKeyRing(self._keys)
+        self.now = NOON
+        self._open()
+
+    def _open(self) -> None:
+        self._database = firestore_database(*self._place)
+        self.ring = CountingRing(self._local)
+        self.vault: Vault = FirestoreVault(
+            self._database,
+            self.ring,
+            now=lambda: self.now,
+            new_id=new_id,
+            sleep=time.sleep,
+            random=random.random,
+        )
+
+    def restart(self) -> None:
+        self._database.close()
+        self._open()
+
+    def _version(self, place: Place, version: int) -> Stored:
+        org, provider, credential_id = place
+        path = ("vault", org, "credentials", f"{provider}|{credential_id}")
+        older = (*path, "versions", str(version))
+        found = self._database.get([path, older])
+        return found.get(older) or found[path]
+
+    def sealed(self, place: Place, version: int) -> bytes:
+        stored = self._version(place, version)
+        assert stored.fields["version"] == version
+        sealed: bytes = stored.fields["sealed"]
+        return sealed
+
+    def replace(self, place: Place, version: int, sealed: bytes) -> None:
+        path = self._version(place, version).path
+        assert self._database.commit("tamper", changed(path, {("sealed",): sealed})).versions
+
+    def copy_data_key(self, source: str, target: str) -> None:
+        keys = self._database.get([("vault", source)])["vault", source].fields["keys"]
+        assert self._database.commit(
+            "tamper", changed(("vault", target), {("keys",): keys})
+        ).versions
+
+    def rotate(self) -> None:
+        self._local.rotate()
+
+    def forget_old_keys(self) -> None:
+        self._keys.write_text(self._keys.read_text().splitlines()[-1] + "\n")
+
+    def lose_keys(self) -> None:
+        self._keys.unlink()
+        self._local.rotate()
+
+    def disconnect(self) -> None:
+        self._database.close()
+
+    def stored(self) -> bytes:
+        documents = everything(self._database)
+        assert b"sealed" in documents
+        assert b"versions" in documents
+        return documents + self._keys.read_bytes()
+
+    def close(self) -> None:
+        self._database.close()
 
 
-@pytest.fixture(params=BACKENDS)
+def _sqlite(request: pytest.FixtureRequest, folder: Path) -> Backend:
+    return SqliteBackend(folder)
+
+
+def _firestore(request: pytest.FixtureRequest, folder: Path) -> Backend:
+    emulator, project = map(request.getfixturevalue, ("firestore_emulator", "firestore_project"))
+    return FirestoreBackend(folder, emulator.host, project)
+
+
+BACKENDS = {"sqlite": _sqlite, "firestore": _firestore}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("firestore", marks=pytest.mark.cloud)])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
-    made = BACKENDS[request.param](tmp_path)
+    made = BACKENDS[request.param](request, tmp_path)
     yield made
     made.close()
 
