@@ -24,6 +24,8 @@ from shared.warehouse import Column, ColumnType, NullRule, Reading, SourceFile, 
 UNKNOWN = "x_unknown"
 SOURCE_FILE = "x_source_file"
 _GZIP = b"\x1f\x8b"
+# DuckDB would take a folder `BilledCost=0` for a column, which hides the file's own.
+_NO_PARTITIONS = "hive_partitioning = false"
 _OWN = frozenset({*LINEAGE_COLUMNS, UNKNOWN, SOURCE_FILE})
 
 
@@ -204,7 +206,7 @@ def _look_csv(name: str, path: Path, null_values: Sequence[str], *, compressed: 
     table = (
         f"read_csv($path, columns = {{{columns}}}, header = true, auto_detect = false, delim = ',', "
         f"quote = '\"', escape = '\"', nullstr = [{nulls}], "
-        f"compression = '{'gzip' if compressed else 'none'}')"
+        f"compression = '{'gzip' if compressed else 'none'}', {_NO_PARTITIONS})"
     )
     return _Header(tuple(_Source(column, _name(column)) for column in names), table, has_rows)
 
@@ -221,7 +223,7 @@ def _look_parquet(name: str, path: Path) -> _Header:
         raise Terminal(f"{name}: {exc}", code="unreadable_file") from exc
     _refuse_ambiguous(name, [column.name for column in schema.columns])
     columns = tuple(_Source(column.name, _as_text(column)) for column in schema.columns)
-    table = "read_parquet($path, binary_as_string = true)"
+    table = f"read_parquet($path, binary_as_string = true, {_NO_PARTITIONS})"
     return _Header(columns, table, schema.rows > 0)
 
 

@@ -7,6 +7,7 @@ said, less the rejected rows, or the load fails. Nothing is kept in memory but t
 
 from __future__ import annotations
 
+import re
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -201,7 +202,7 @@ class Loading:
     def _shape(self, name: str, reading: Reading, path: Path | None) -> _Shape:
         params: Params = dict(reading.params)
         if path is not None:
-            params["path"] = str(path)
+            params["path"] = _literally(path)
         with self._undescribable(name):
             described = self.session.open(f"SELECT * FROM ({reading.sql}) LIMIT 0", params)
             columns = [(column[0], str(column[1])) for column in described.description or ()]
@@ -708,6 +709,11 @@ def _gathered(
             held = []
     if held:
         yield held
+
+
+def _literally(path: Path) -> str:
+    """The path as DuckDB names this file alone: it takes `a[1].csv` for a pattern that `a1.csv` fits."""
+    return re.sub(r"[*?[]", r"[\g<0>]", str(path))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -207,6 +208,34 @@ def test_parquet_and_csv_leave_the_same_rows(step: BareStep, export: Export) -> 
         [str(value).replace(" ", "") for value in cells] for cells in before
     ]
     assert after[2][0] == Decimal("1e-07")
+
+
+@pytest.mark.parametrize("name", ["costs-[1].csv.gz", "costs-?.csv.gz", "costs-*.csv.gz"])
+def test_a_file_is_read_by_its_name_and_not_by_a_pattern(
+    step: BareStep, export: Export, name: str
+) -> None:
+    export.file("2025-02", "costs-1.csv.gz", csv_gz([row(8)]))  # of no delivery
+    export.manifest("2025-02", [export.file("2025-02", name, csv_gz([row(1)]))])
+    extract(step)
+    assert query(step, "SELECT ChargeDescription FROM aws_focus") == [("charge 1",)]
+
+
+@pytest.mark.parametrize("suffix", ["csv.gz", "parquet"])
+def test_the_name_of_a_folder_hides_no_column_of_a_file(
+    step: BareStep, export: Export, suffix: str
+) -> None:
+    one = row(1, BILLING_PERIOD="own")
+    content = csv_gz([one], tuple(one))
+    if suffix == "parquet":
+        buffer = io.BytesIO()
+        pq.write_table(pa.table({name: [cell] for name, cell in one.items()}), buffer)
+        content = buffer.getvalue()
+    path = export.file("2025-02", f"costs-1.{suffix}", content, "BilledCost=0")
+    export.manifest("2025-02", [path])
+    receipt = extract(step).evidence.loads[0]
+    assert sums(receipt)["BilledCost"] == Decimal("0.1000001")
+    told = query(step, "SELECT JSON_VALUE(x_unknown, '$.BILLING_PERIOD') FROM aws_focus")
+    assert told == [("own",)]
 
 
 def test_names_of_the_preview_are_read_as_those_of_today_and_told(
