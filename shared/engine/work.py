@@ -210,14 +210,16 @@ class RunningStep:
         source_at: datetime,
         **options: Any,
     ) -> LoadReceipt:
-        fence = self.writer.fence._replace(source_at=source_at)
+        warehouse = self.warehouse
+        writer = self.writer._replace(fence=self.writer.fence._replace(source_at=source_at))
+        self._lease.on_stop(lambda: warehouse.interrupt(writer))
         self.check()
-        return self.warehouse.load(
+        return warehouse.load(
             Load(
                 dataset=self.dataset,
                 table=table,
                 covers=covers,
-                writer=self.writer._replace(fence=fence),
+                writer=writer,
                 source=source,
                 source_version=source_version,
                 source_at=source_at,
