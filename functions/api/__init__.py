@@ -27,7 +27,8 @@ def api(request: Request) -> Response:
         log = made.app.log
         route, values = _match(request)
         if route.scope is not None:
-            authorize(authenticate(request, made), route.scope, values.get("org"))
+            org = None if route.platform else values.get("org")
+            authorize(authenticate(request, made), route.scope, org)
         response = route.run(Call(request, made), **values)
         if request.method not in ("GET", "HEAD"):
             made.app.runs.sync()  # what the answer tells must survive

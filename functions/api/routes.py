@@ -15,12 +15,13 @@ PREFIX = "/api/v1"
 
 
 class Route(NamedTuple):
-    """`run` takes the call and the path's values by name."""
+    """`run` takes the call and the path's values by name. `platform`: no key of an organization may."""
 
     method: str
     path: str
     scope: Scope | None
     run: Callable[..., Response]
+    platform: bool = False
 
 
 _ALL = (
@@ -44,7 +45,7 @@ _ALL = (
     Route("GET", "/admin/orgs", Scope.ADMIN, admin.list_orgs),
     Route("POST", "/admin/orgs", Scope.ADMIN, admin.create_org),
     Route("GET", "/admin/orgs/<org>", Scope.READ, admin.show_org),
-    Route("POST", "/admin/orgs/<org>/status", Scope.ADMIN, admin.set_status),
+    Route("POST", "/admin/orgs/<org>/status", Scope.ADMIN, admin.set_status, platform=True),
     Route("GET", "/admin/orgs/<org>/keys", Scope.ADMIN, admin.list_keys),
     Route("POST", "/admin/orgs/<org>/keys", Scope.ADMIN, admin.create_key),
     Route("DELETE", "/admin/orgs/<org>/keys/<key_id>", Scope.ADMIN, admin.revoke_key),

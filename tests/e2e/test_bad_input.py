@@ -185,6 +185,18 @@ def test_an_organization_that_is_not_active_may_not_run(
     assert untouched(system, tenant)
 
 
+def test_an_organization_cannot_lift_its_own_suspension(system: System, tenant: Tenant) -> None:
+    keys = f"/admin/orgs/{tenant.slug}/keys"
+    made = system.call("POST", keys, {"name": "theirs", "scopes": ["admin"]})
+    key = made.json["api_key"]
+    assert system.call("GET", keys, key=key).status == 200
+    path = f"/admin/orgs/{tenant.slug}/status"
+    system.call("POST", path, {"status": "SUSPENDED"})
+    reply = system.call("POST", path, {"status": "ACTIVE"}, key=key)
+    assert (reply.status, reply.json["error"]) == (403, "forbidden")
+    assert system.call("GET", f"/admin/orgs/{tenant.slug}").json["status"] == "SUSPENDED"
+
+
 @pytest.mark.parametrize("slug", ["ab", "1abc", "Acme", "a-b-c", "a" * 51, "a.b/c", "äcme", ""])
 def test_a_slug_that_is_none_is_refused(system: System, slug: str) -> None:
     reply = system.call("POST", "/admin/orgs", {"slug": slug})
