@@ -99,7 +99,9 @@ def history(call: Call, org: str) -> Response:
     )
     faults: list[Fault] = []
     limit = given.get("limit", "50")
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:6]) <= _MAX_PAGE):
+    if not (
+        limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= _MAX_PAGE
+    ):
         faults.append(Fault("limit", f"must be a whole number from 1 to {_MAX_PAGE}"))
         limit = "50"
     for name, kind in (("status", RunStatus), ("outcome", Outcome), ("trigger", Trigger)):
@@ -210,9 +212,9 @@ def _time(name: str, given: dict[str, str], faults: list[Fault]) -> datetime | N
         return None
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # the first day of all, east of Greenwich
         faults.append(
             Fault(name, f"{text!r} is not an ISO 8601 time, such as 2026-01-31T00:00:00Z")
         )
         return None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)

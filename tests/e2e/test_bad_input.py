@@ -210,7 +210,18 @@ def test_a_slug_that_is_taken_is_a_conflict(system: System, tenant: Tenant) -> N
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=x", "limit=201", "cursor=x", "status=done", "created_from=soon"]
+    "query",
+    [
+        "limit=0",
+        "limit=x",
+        "limit=201",
+        "limit=000100999",
+        "limit=" + "1" * 5000,
+        "cursor=x",
+        "status=done",
+        "created_from=soon",
+        "created_from=0001-01-01T00:00:00%2B14:00",
+    ],
 )
 def test_a_wrong_question_about_history_is_refused(
     system: System, tenant: Tenant, query: str
