@@ -1,4 +1,4 @@
-"""What every backend of accounts promises. A new one adds its class to BACKENDS, nothing else."""
+"""What every backend of accounts promises. A new one adds its class to BACKENDS and NAMES, nothing else."""
 
 from __future__ import annotations
 
@@ -112,10 +112,59 @@ class SqliteBackend:
         self._journal.close()
 
 
-BACKENDS: dict[str, Callable[[Path], Backend]] = {"sqlite": SqliteBackend}
+class PostgresBackend:
+    """A database of its own on the one server; killed is its every connection, and the client."""
+
+    def __init__(self, folder: Path) -> None:
+        from shared.accounts.postgres import PostgresAccounts
+        from tests.support.postgres import server
+
+        self._make = PostgresAccounts
+        self._server = server()
+        self._database = self._server.database()
+        self._door = self._server.door()
+        self._open(PLANS)
+
+    def _open(self, plans: dict[str, Limits]) -> None:
+        self.accounts: Accounts = self._make(
+            self._server.dsn(self._database, host=self._door), plans
+        )
+
+    def crash(self) -> None:
+        self._server.cut(self._database)
+        self.accounts.close()
+        self._open(PLANS)
+
+    def restart(self, plans: dict[str, Limits]) -> None:
+        self.accounts.close()
+        self._open(plans)
+
+    def disconnect(self) -> None:
+        shutil.rmtree(self._door)
+        self._server.cut(self._database)
+
+    def write_status(self, org: str, status: str) -> None:
+        with self._server.admin(self._database) as db:
+            db.execute(
+                "update accounts.organizations set status = %s where slug = %s", (status, org)
+            )
+
+    def stored(self) -> bytes:
+        return self._server.stored()
+
+    def close(self) -> None:
+        self.accounts.close()
+        self._server.drop(self._database)
 
 
-@pytest.fixture(params=BACKENDS)
+BACKENDS: dict[str, Callable[[Path], Backend]] = {
+    "sqlite": SqliteBackend,
+    "postgres": PostgresBackend,
+}
+NAMES = ["sqlite", pytest.param("postgres", marks=pytest.mark.cloud)]
+
+
+@pytest.fixture(params=NAMES)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     made = BACKENDS[request.param](tmp_path)
     yield made
@@ -940,7 +989,7 @@ class AnyOrder(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_in_any_order_with_crashes_the_counters_equal_a_recount(name: str) -> None:
     machine = type("AnyOrder", (AnyOrder,), {"make": staticmethod(BACKENDS[name])})
     run_state_machine_as_test(

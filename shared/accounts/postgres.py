@@ -1,0 +1,453 @@
+"""Accounts in PostgreSQL (Supabase, through its transaction pooler): `supabase/migrations` is the schema.
+
+A run costs two transactions, `reserve` and `settle`. Each is one call of one function of the database,
+because the usage row of an organization is then locked for no round trip: beside a bare UPDATE of one
+row, the function reaches 0.9 of its rate with one client and 0.6 with eight on one organization; the
+same statements sent by the client 0.6 and 0.3, on a socket, where a round trip costs least
+(`benchmarks/reservations.py`).
+
+Organizations and keys are read at most once a minute. A process that makes a change sees it at once;
+another one shows the old status or limits, and opens a revoked key, for up to `CACHED`. No run starts
+by it: `reserve` looks at status and limits in the database itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from msgspec.structs import replace
+
+from shared.accounts import (
+    ApiKey,
+    Limits,
+    NotAllowed,
+    Organization,
+    OrgStatus,
+    Orphan,
+    Refused,
+    ReservationStatus,
+    Reserved,
+    Scope,
+    Spent,
+    Usage,
+    rules,
+)
+from shared.core.lineage import SLUG
+from shared.errors import Conflict, Unavailable
+
+T = TypeVar("T")
+
+CACHED = timedelta(seconds=60)
+MOST_CACHED = 10_000
+# Above the 5 s that a statement may take by the settings of the role, so that the server's reason comes first.
+PATIENCE = timedelta(seconds=8)
+
+_PLANS = "SELECT name, daily, monthly, concurrent FROM accounts.plans"
+_FOLLOW = """
+INSERT INTO accounts.plans AS p (name, daily, monthly, concurrent)
+SELECT * FROM unnest(%(names)s::text[], %(daily)s::int[], %(monthly)s::int[], %(concurrent)s::int[])
+ON CONFLICT (name) DO UPDATE SET
+    daily = excluded.daily, monthly = excluded.monthly, concurrent = excluded.concurrent
+WHERE (p.daily, p.monthly, p.concurrent)
+    IS DISTINCT FROM (excluded.daily, excluded.monthly, excluded.concurrent)
+"""
+
+_ORGANIZATION = """
+SELECT slug, name, status, plan, daily, monthly, concurrent, created_at FROM accounts.standings
+"""
+_ONE_ORGANIZATION = f"{_ORGANIZATION} WHERE slug = %(slug)s"
+_ALL_ORGANIZATIONS = f'{_ORGANIZATION} ORDER BY slug COLLATE "C"'
+_CREATE = """
+WITH made AS (
+    INSERT INTO accounts.organizations AS o (slug, name, status, plan, created_at)
+    VALUES (%(slug)s, %(name)s, %(status)s, %(plan)s, %(at)s)
+    {taken}
+    RETURNING slug
+), counted AS (
+    INSERT INTO accounts.usage (org) SELECT slug FROM made ON CONFLICT DO NOTHING
+)
+SELECT slug FROM made
+"""
+_CREATE_ORGANIZATION = _CREATE.format(taken="ON CONFLICT DO NOTHING")
+# After a lost answer: the row may be the one this very call made.
+_CREATE_AGAIN = _CREATE.format(
+    taken="""ON CONFLICT (slug) DO UPDATE SET slug = o.slug
+    WHERE (o.name, o.plan, o.created_at) = (%(name)s, %(plan)s, %(at)s)"""
+)
+_SET_STATUS = """
+UPDATE accounts.organizations SET status = %(status)s WHERE slug = %(slug)s RETURNING slug
+"""
+_SET_PLAN = """
+UPDATE accounts.organizations SET
+    plan = %(plan)s, own_daily = %(daily)s, own_monthly = %(monthly)s, own_concurrent = %(concurrent)s
+WHERE slug = %(slug)s RETURNING slug
+"""
+
+_KEY = """
+SELECT key_id, org, name, scopes, created_at, expires_at, revoked_at, last_used_at, secret_hash
+FROM accounts.api_keys
+"""
+_ONE_KEY = f"{_KEY} WHERE key_id = %(key_id)s"
+_KEYS = f"{_KEY} WHERE org IS NOT DISTINCT FROM %(org)s ORDER BY created_at, key_id"
+# The condition makes twice once; another key with this id (48 random bits) would be no row, and no key.
+_CREATE_KEY = """
+INSERT INTO accounts.api_keys AS k
+    (key_id, secret_hash, org, name, scopes, created_at, expires_at)
+SELECT %(key_id)s, %(hash)s, %(org)s, %(name)s, %(scopes)s, %(at)s, %(expires_at)s
+WHERE %(org)s::text IS NULL
+    OR EXISTS (SELECT FROM accounts.organizations AS o WHERE o.slug = %(org)s)
+ON CONFLICT (key_id) DO UPDATE SET key_id = k.key_id WHERE k.secret_hash = excluded.secret_hash
+RETURNING key_id
+"""
+_NOTE_USE = """
+UPDATE accounts.api_keys SET last_used_at = %(now)s
+WHERE key_id = %(key_id)s AND (last_used_at IS NULL OR last_used_at <= %(before)s)
+"""
+_REVOKE = """
+UPDATE accounts.api_keys SET revoked_at = coalesce(revoked_at, %(now)s)
+WHERE key_id = %(key_id)s AND org IS NOT DISTINCT FROM %(org)s RETURNING key_id
+"""
+
+_RESERVE = """
+SELECT answer, status, expires_at, daily, monthly, concurrent, running, today, this_month
+FROM accounts.reserve(%(run_id)s, %(org)s, %(now)s, %(expires_at)s)
+"""
+_FINISH = """
+SELECT accounts.finish(%(run_id)s, %(org)s, %(now)s, %(status)s, %(outcome)s, %(back)s)
+"""
+_CONFIRM = """
+UPDATE accounts.reservations SET confirmed = true
+WHERE run_id = %(run_id)s AND status = 'held' AND NOT confirmed
+"""
+_SWEEP = "SELECT accounts.sweep(%(now)s)"
+_ORPHANS = """
+SELECT run_id, org FROM accounts.reservations
+WHERE status = 'held' AND NOT confirmed AND created_at < %(before)s
+ORDER BY created_at, run_id COLLATE "C" LIMIT %(limit)s
+"""
+_USAGE = """
+SELECT s.status, s.daily, s.monthly, s.concurrent, u.concurrent,
+    CASE WHEN u.day >= %(day)s THEN u.today ELSE 0 END,
+    CASE WHEN u.day >= %(month)s THEN u.this_month ELSE 0 END,
+    u.succeeded, u.failed
+FROM accounts.standings AS s JOIN accounts.usage AS u ON u.org = s.slug WHERE s.slug = %(org)s
+"""
+
+
+class PostgresAccounts:
+    """The port of accounts over a database that has the migrations."""
+
+    def __init__(
+        self,
+        dsn: str,
+        plans: Mapping[str, Limits],
+        *,
+        connections: int = 2,
+        cached: timedelta = CACHED,
+        patience: timedelta = PATIENCE,
+    ) -> None:
+        """Connects at the first call, which writes the plans when they have changed.
+
+        Organizations follow the plans of the process that started last. `connections` of all instances
+        together must stay below what the pooler takes (200 on the smallest Supabase); `patience` is
+        the longest wait for one, and for an answer. Raises ConfigError for an unreadable DSN.
+        """
+        from shared.accounts.connections import Connections  # noqa: PLC0415 -- psycopg costs 0.2 s
+
+        self._database = Connections(dsn, connections, patience)
+        self._plans = dict(plans)
+        self._follow = threading.Lock()
+        self._followed = False
+        self._organizations: _Cache[Organization] = _Cache(cached)
+        self._keys: _Cache[_StoredKey] = _Cache(cached)
+
+    # --- organizations ---
+
+    def create_organization(self, slug: str, name: str, plan: str, now: datetime) -> Organization:
+        made = rules.new_organization(slug, name, plan, self._plans, now)
+        values = {
+            "slug": slug,
+            "name": made.name,
+            "status": made.status,
+            "plan": plan,
+            "at": made.created_at,
+        }
+        if not self._ask(_CREATE_ORGANIZATION, values, again=_CREATE_AGAIN):
+            raise Conflict(f"organization {slug!r} exists already", code="organization_exists")
+        return made
+
+    def organization(self, slug: str) -> Organization | None:
+        """As it was within the last minute; one that was not there is looked for each time."""
+        if not SLUG.fullmatch(slug):
+            return None
+        return self._organizations.get(slug) or self._read_organization(slug)
+
+    def organizations(self) -> list[Organization]:
+        return [_organization(row) for row in self._ask(_ALL_ORGANIZATIONS)]
+
+    def set_status(self, slug: str, status: OrgStatus) -> Organization:
+        return self._change(slug, _SET_STATUS, {"status": status.value})
+
+    def set_plan(self, slug: str, plan: str, limits: Limits | None = None) -> Organization:
+        rules.check_plan(plan, limits, self._plans)
+        own = rules.columns(limits) if limits else _FOLLOWS_ITS_PLAN
+        return self._change(slug, _SET_PLAN, {"plan": plan, **own})
+
+    def _change(self, slug: str, statement: str, values: Mapping[str, Any]) -> Organization:
+        changed = SLUG.fullmatch(slug) and self._ask(statement, {**values, "slug": slug})
+        organization = self._read_organization(slug) if changed else None
+        if organization is None:
+            raise rules.no_organization(slug)
+        return organization
+
+    def _read_organization(self, slug: str) -> Organization | None:
+        rows = self._ask(_ONE_ORGANIZATION, {"slug": slug})
+        return self._organizations.put(slug, _organization(rows[0])) if rows else None
+
+    # --- keys ---
+
+    def create_key(
+        self,
+        org: str | None,
+        name: str,
+        scopes: Sequence[Scope],
+        now: datetime,
+        expires_at: datetime | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Raises NotFound for an unknown organization, Invalid for a key that could do nothing."""
+        key, secret = rules.new_key(org, name, scopes, now, expires_at)
+        values = {
+            "key_id": key.key_id,
+            "hash": rules.hash_secret(secret),
+            "org": org,
+            "name": key.name,
+            "scopes": [scope.value for scope in key.scopes],
+            "at": key.created_at,
+            "expires_at": key.expires_at,
+        }
+        if (org is not None and not SLUG.fullmatch(org)) or not self._ask(_CREATE_KEY, values):
+            raise rules.no_organization(str(org))
+        return key, rules.key_text(key, secret)
+
+    def authenticate(self, text: str, now: datetime) -> ApiKey | None:
+        parsed = rules.parse_key(text)
+        if parsed is None:
+            return None
+        key_id, secret = parsed
+        stored = self._keys.get(key_id)
+        if stored is None:
+            rows = self._ask(_ONE_KEY, {"key_id": key_id})
+            if not rows:
+                return None
+            stored = self._keys.put(key_id, _StoredKey(_key(rows[0]), bytes(rows[0][-1])))
+        key, secret_hash = stored
+        if not rules.opens(key, secret_hash, secret, now):
+            return None
+        if rules.use_is_due(key, now):
+            self._note_use(stored, now)
+        return key
+
+    def _note_use(self, stored: _StoredKey, now: datetime) -> None:
+        key_id = stored.key.key_id
+        # Kept first, and whatever comes of it: the note is for people, and no request waits for it twice.
+        self._keys.amend(key_id, stored._replace(key=replace(stored.key, last_used_at=now)))
+        try:
+            before = now - rules.LAST_USE_EVERY
+            self._ask(_NOTE_USE, {"key_id": key_id, "now": now, "before": before})
+        except Unavailable:
+            return
+
+    def keys(self, org: str | None) -> list[ApiKey]:
+        if org is not None and not SLUG.fullmatch(org):
+            return []
+        return [_key(row) for row in self._ask(_KEYS, {"org": org})]
+
+    def revoke_key(self, org: str | None, key_id: str, now: datetime) -> bool:
+        if "\0" in key_id or (org is not None and not SLUG.fullmatch(org)):
+            return False
+        revoked = self._ask(_REVOKE, {"key_id": key_id, "org": org, "now": now})
+        self._keys.forget(key_id)
+        return bool(revoked)
+
+    # --- quota ---
+
+    def reserve(
+        self, run_id: str, org: str, now: datetime, expires_at: datetime
+    ) -> Reserved | Spent | Refused | NotAllowed:
+        """Raises Conflict when the run id is held by another organization: a fault of the caller."""
+        if not SLUG.fullmatch(org):
+            return NotAllowed(None)
+        values = {"run_id": run_id, "org": org, "now": now, "expires_at": expires_at}
+        ((answer, status, until, *standing),) = self._ask(_RESERVE, values)
+        match answer:
+            case "reserved":
+                return Reserved(until.astimezone(UTC))
+            case "spent":
+                return Spent(ReservationStatus(status))
+            case "foreign":
+                raise Conflict(f"run {run_id!r} belongs to another organization")
+        refusal = rules.why_not(_standing(status, standing) if status is not None else None, now)
+        if isinstance(refusal, NotAllowed):
+            self._organizations.forget(org)  # whoever asks next shall see why
+        return refusal
+
+    def settle(
+        self, run_id: str, org: str, now: datetime, *, succeeded: bool, our_fault: bool
+    ) -> None:
+        outcome = "succeeded" if succeeded else "failed"
+        back = our_fault and not succeeded
+        self._finish(run_id, org, now, ReservationStatus.SETTLED, outcome, back=back)
+
+    def release(self, run_id: str) -> None:
+        self._finish(run_id, None, None, ReservationStatus.RELEASED, "never", back=True)
+
+    def _finish(
+        self,
+        run_id: str,
+        org: str | None,
+        now: datetime | None,
+        status: ReservationStatus,
+        outcome: str,
+        *,
+        back: bool,
+    ) -> None:
+        self._ask(
+            _FINISH,
+            {
+                "run_id": run_id,
+                "org": org,
+                "now": now,
+                "status": status.value,
+                "outcome": outcome,
+                "back": back,
+            },
+        )
+
+    def confirm(self, run_id: str) -> None:
+        self._ask(_CONFIRM, {"run_id": run_id})
+
+    def sweep(self, now: datetime) -> int:
+        """Leaves out an organization that another transaction has in hand: it comes with the next."""
+        ((swept,),) = self._ask(_SWEEP, {"now": now})
+        return int(swept)
+
+    def orphans(self, created_before: datetime, limit: int = 100) -> list[Orphan]:
+        rows = self._ask(_ORPHANS, {"before": created_before, "limit": limit})
+        return [Orphan(*row) for row in rows]
+
+    def usage(self, org: str, now: datetime) -> Usage | None:
+        if not SLUG.fullmatch(org):
+            return None
+        day = rules.utc_day(now)
+        rows = self._ask(_USAGE, {"org": org, "day": day, "month": day.replace(day=1)})
+        if not rows:
+            return None
+        status, *standing, succeeded, failed = rows[0]
+        return rules.usage(_standing(status, standing), succeeded, failed, now)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _ask(
+        self, statement: str, values: Mapping[str, Any] | None = None, *, again: str | None = None
+    ) -> list[tuple[Any, ...]]:
+        if not self._followed:
+            with self._follow:
+                self._follow_plans()
+        return self._database.ask(statement, values or {}, again=again)
+
+    def _follow_plans(self) -> None:
+        if self._followed:
+            return
+        stored = {
+            name: Limits(daily=daily, monthly=monthly, concurrent=concurrent)
+            for name, daily, monthly, concurrent in self._database.ask(_PLANS, {})
+        }
+        # One that is no longer in the file stays for the organizations that have it.
+        if stored | self._plans != stored:
+            limits = self._plans.values()
+            self._database.ask(
+                _FOLLOW,
+                {
+                    "names": list(self._plans),
+                    "daily": [own.daily for own in limits],
+                    "monthly": [own.monthly for own in limits],
+                    "concurrent": [own.concurrent for own in limits],
+                },
+            )
+        self._followed = True
+
+
+class _StoredKey(NamedTuple):
+    key: ApiKey
+    secret_hash: bytes
+
+
+class _Cache(Generic[T]):
+    """What was read a short while ago, and was there."""
+
+    def __init__(self, age: timedelta) -> None:
+        self._age = age.total_seconds()
+        self._mutex = threading.Lock()
+        self._kept: dict[str, tuple[float, T]] = {}
+
+    def get(self, key: str) -> T | None:
+        with self._mutex:
+            until, value = self._kept.get(key, (0.0, None))
+        return value if time.monotonic() < until else None
+
+    def put(self, key: str, value: T) -> T:
+        with self._mutex:
+            if len(self._kept) >= MOST_CACHED:
+                self._kept.clear()  # filled anew by those who still come
+            self._kept[key] = time.monotonic() + self._age, value
+        return value
+
+    def amend(self, key: str, value: T) -> None:
+        """Gets no older by it, and no younger."""
+        with self._mutex:
+            if key in self._kept:
+                self._kept[key] = self._kept[key][0], value
+
+    def forget(self, key: str) -> None:
+        with self._mutex:
+            self._kept.pop(key, None)
+
+
+_FOLLOWS_ITS_PLAN: dict[str, int | None] = {"daily": None, "monthly": None, "concurrent": None}
+
+
+def _standing(status: str, numbers: Sequence[Any]) -> rules.Standing:
+    daily, monthly, concurrent, running, today, month = numbers
+    limits = Limits(daily=daily, monthly=monthly, concurrent=concurrent)
+    return rules.Standing(status, limits, running, today, month)
+
+
+def _organization(row: tuple[Any, ...]) -> Organization:
+    slug, name, status, plan, daily, monthly, concurrent, created_at = row
+    return Organization(
+        slug=slug,
+        name=name,
+        status=status,
+        plan=plan,
+        limits=Limits(daily=daily, monthly=monthly, concurrent=concurrent),
+        created_at=created_at.astimezone(UTC),
+    )
+
+
+def _key(row: tuple[Any, ...]) -> ApiKey:
+    key_id, org, name, scopes, created_at, expires_at, revoked_at, last_used_at = row[:8]
+    return ApiKey(
+        key_id=key_id,
+        org=org,
+        name=name,
+        scopes=rules.known_scopes(scopes),
+        created_at=created_at.astimezone(UTC),
+        expires_at=expires_at and expires_at.astimezone(UTC),
+        revoked_at=revoked_at and revoked_at.astimezone(UTC),
+        last_used_at=last_used_at and last_used_at.astimezone(UTC),
+    )
