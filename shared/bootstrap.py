@@ -297,4 +297,4 @@ def _folder(root: Path, url: str) -> ObjectStore:
             " organization's objects folder",
             code="bad_source",
         )
-    return FolderStore(root.joinpath(*parts))
+    return FolderStore(root.joinpath(*parts), inside=root, name=f"source {url!r}")

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from errno import ENAMETOOLONG
 from pathlib import Path
 
 from shared.errors import Terminal, Transient
@@ -18,17 +19,25 @@ from shared.objects import ObjectInfo
 
 
 class FolderStore:
-    """The `ObjectStore` of a folder. A version is the file's size, time and inode."""
+    """The `ObjectStore` of a folder. A version is the file's size, time and inode.
 
-    def __init__(self, root: Path) -> None:
+    `inside` is a folder that the root must not lead out of, through a link below it. `name` is what
+    whoever named the folder calls it: an error says this, and not where on the machine it is.
+    """
+
+    def __init__(self, root: Path, *, inside: Path | None = None, name: str = "") -> None:
+        shown = name or str(root)
         try:
-            self._root = root.expanduser().resolve(strict=True)
-        except FileNotFoundError:
+            self._root = root.resolve(strict=True)
+            outside = inside is not None and not self._root.is_relative_to(inside.resolve())
+        except (OSError, RuntimeError, ValueError) as exc:  # a loop of links; a name with a NUL
+            denied = isinstance(exc, PermissionError)
             raise Terminal(
-                f"folder {root}: does not exist on this machine", code="source_missing"
+                f"{shown}: {'may not be read' if denied else 'there is no such folder'}",
+                code="forbidden" if denied else "source_missing",
             ) from None
-        if not self._root.is_dir():
-            raise Terminal(f"folder {root}: is not a folder", code="source_missing")
+        if outside or not self._root.is_dir():
+            raise Terminal(f"{shown}: there is no such folder", code="source_missing")
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         # A prefix may end inside a name; its folder part bounds the walk.
@@ -37,7 +46,7 @@ class FolderStore:
             return
         start = self._root / folder
         keys = []
-        for current, _folders, names in os.walk(start):
+        for current, _folders, names in os.walk(start, onerror=self._unread):
             base = Path(current).relative_to(self._root).as_posix()
             for name in names:
                 key = name if base == "." else f"{base}/{name}"
@@ -75,16 +84,31 @@ class FolderStore:
         path = self._path(key)
         if path is None or not path.is_file():
             raise Terminal(f"{key}: there is no such object", code="object_missing")
+        with _reachable(key), path.open("rb"):
+            pass
         yield path
+
+    def _unread(self, error: OSError) -> None:
+        """A folder that cannot be listed is no empty folder; one that was just deleted is."""
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            with _reachable(Path(error.filename).relative_to(self._root).as_posix()):
+                raise error
 
     def _path(self, key: str) -> Path | None:
         """The file or folder of a key, or None where there is none below the root."""
         if "\0" in key or any(part in {"", ".", ".."} for part in key.split("/")):
             return None
-        path = (self._root / key).resolve()
-        if not path.is_relative_to(self._root) or not path.exists():
-            return None
-        return path
+        with _reachable(key):
+            try:
+                path = (self._root / key).resolve()
+                there = path.is_relative_to(self._root) and path.exists()
+            except RuntimeError:  # links that lead in a circle
+                return None
+            except OSError as error:
+                if error.errno == ENAMETOOLONG:
+                    return None
+                raise
+        return path if there else None
 
 
 @contextmanager

@@ -177,7 +177,43 @@ def test_a_file_replaced_within_one_tick_of_the_clock_has_another_version(
 
 def test_a_folder_that_is_not_there_is_the_callers_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    for path in (tmp_path / "none", tmp_path / "file"):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    for name in ("none", "file", "file/inside", "circle", "a\0b"):
         with pytest.raises(Terminal) as caught:
-            FolderStore(path)
+            FolderStore(tmp_path / name, name="source 'file:x'")
         assert caught.value.code == "source_missing"
+        assert str(caught.value) == "source 'file:x': there is no such folder"
+
+
+def test_a_folder_that_a_link_leads_out_of_is_not_there(tmp_path: Path) -> None:
+    own, other = tmp_path / "acme", tmp_path / "globex"
+    (own / "exports").mkdir(parents=True)
+    (other / "exports").mkdir(parents=True)
+    (own / "theirs").symlink_to(other)
+    (own / "mine").symlink_to(own / "exports")
+    for name in ("theirs", "theirs/exports"):
+        with pytest.raises(Terminal) as caught:
+            FolderStore(own / name, inside=own)
+        assert caught.value.code == "source_missing"
+    FolderStore(own / "mine", inside=own)
+    (tmp_path / "elsewhere").symlink_to(own)  # where the operator keeps the folder is his to say
+    FolderStore(tmp_path / "elsewhere" / "exports", inside=tmp_path / "elsewhere")
+
+
+def test_a_name_that_no_folder_can_have_is_no_object(here: Place, tmp_path: Path) -> None:
+    (tmp_path / "root" / "circle").symlink_to(tmp_path / "root" / "circle")
+    for key in ("x" * 5_000, "circle", "circle/x"):
+        assert here.store.info(key) is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_folder_that_cannot_be_listed_is_not_empty(here: Place, tmp_path: Path) -> None:
+    here.write("a/b", b"x")
+    (tmp_path / "root" / "a").chmod(0)
+    try:
+        with pytest.raises(Terminal) as caught:
+            list(here.store.list(""))
+    finally:
+        (tmp_path / "root" / "a").chmod(0o700)
+    assert caught.value.code == "forbidden"
+    assert str(tmp_path) not in str(caught.value)

@@ -197,12 +197,22 @@ def test_another_organizations_export_cannot_be_named(
     system: System, tenant: Tenant, other: Tenant, export: Export
 ) -> None:
     export.deliver("2025-02", [row(1)])
-    for source in (f"file:../{tenant.slug}/exports", f"file:{export.source}", "file:/etc"):
+    link = system.settings.objects / other.slug / "link"
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(export.source)
+    for source in (
+        f"file:../{tenant.slug}/exports",
+        f"file:{export.source}",
+        "file:/etc",
+        "file:link",
+        "file:nowhere",
+    ):
         put = f"/admin/orgs/{other.slug}/credentials/aws/main"
         system.call("PUT", put, {"metadata": {"source": source, "export_name": "costs"}})
         run = system.run(other.slug, AWS, days("2025-02-01", "2025-02-28"))
         assert run["status"] == "failed"
-        assert run["error"]["code"] in ("bad_source", "manifest_missing")
+        assert run["error"]["code"] in ("bad_source", "source_missing")
+        assert str(system.settings.objects) not in str(run).replace(source, "")
 
 
 def _rewrite(path: Path, header: tuple[str, ...]) -> None:
