@@ -21,6 +21,15 @@ SEEDS = 5  # in CI, beside a scene for every point
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=SEEDS, help="how many chaos scenes to draw")
     parser.addoption("--seed", type=int, help="the one chaos scene to play")
+    parser.addoption("--every", action="store_true", help="kill at every passage of every point")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--every", default=False):
+        return
+    left_out = [item for item in items if "every" in getattr(item, "fixturenames", ())]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -52,6 +61,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made = World(tmp_path_factory.mktemp("chaos"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def every() -> None:
+    """Asked for by what is run with --every only."""
 
 
 @pytest.fixture
