@@ -12,7 +12,9 @@ counts as long as it is there.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TypeVar, cast
@@ -55,6 +57,17 @@ _encode = msgspec.json.Encoder().encode
 _texts = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_run = msgspec.json.Decoder(Run).decode
 _decode_attempt = msgspec.json.Decoder(Attempt).decode
+# What a document that was spoilt, or is of a release we do not know, may raise.
+_UNREADABLE = (
+    msgspec.MsgspecError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    EOFError,
+    OSError,
+    zlib.error,
+)
 T = TypeVar("T", Run, Attempt)
 
 
@@ -93,10 +106,11 @@ class FirestoreRunStore:
         found = self._db.get([path], _RUN).get(path)
         if found is None:
             return None
-        plan = _decode_plan(found.fields["plan"])
-        order = {step.step_id: number for number, step in enumerate(plan.steps)}
-        run = _record(found, _decode_run, order)
-        return StoredRun(run, plan, found.version, found.fields["writer"])
+        with _reading(found):
+            plan = _decode_plan(found.fields["plan"])
+            order = {step.step_id: number for number, step in enumerate(plan.steps)}
+            run = _record(found, _decode_run, order)
+            return StoredRun(run, plan, found.version, found.fields["writer"])
 
     def replace_run(self, stored: StoredRun, after: Run, writer: str) -> StoredRun | None:
         nonce = self._new_id()
@@ -174,7 +188,10 @@ class FirestoreRunStore:
     def run_status(self, run_id: str) -> RunStatus | None:
         path = (RUNS, run_id)
         found = self._db.get([path], ("status",)).get(path)
-        return None if found is None else RunStatus(found.fields["status"])
+        if found is None:
+            return None
+        with _reading(found):
+            return RunStatus(found.fields["status"])
 
     def due(self, now: datetime, limit: int = 500) -> list[str]:
         query = Query(
@@ -220,12 +237,12 @@ class FirestoreRunStore:
         return sorted(found, key=lambda attempt: (attempt.started_at, attempt.key))
 
     def evidence(self, run_id: str) -> list[tuple[str, int, bytes]]:
-        found = self._db.query(_closed(run_id, None, ("evidence",)))
-        return [
-            (*_attempt_of(stored.path), _unpack(stored.fields["evidence"]))
-            for stored in found
-            if "evidence" in stored.fields
-        ]
+        found = []
+        for stored in self._db.query(_closed(run_id, None, ("evidence",))):
+            if "evidence" in stored.fields:
+                evidence = _unpacked(stored, "evidence")
+                found.append((*_attempt_of(stored.path), evidence))
+        return found
 
     def append_log(self, run_id: str, chunk: LogChunk) -> None:
         name = f"{attempt_key(chunk.step_id, chunk.attempt)}.{chunk.number:0{_PART_DIGITS}}"
@@ -240,11 +257,11 @@ class FirestoreRunStore:
         for stored in self._db.query(_of_step(run_id, LOGS, step_id, "lines")):
             key, _, number = stored.path[-1].rpartition(".")
             step, _, attempt = key.rpartition(".")
-            lines = _unpack(stored.fields["lines"])
+            lines = _unpacked(stored, "lines")
             chunks.append(LogChunk(step, int(attempt), int(number), lines))
         for stored in self._db.query(_of_step(run_id, ATTEMPTS, step_id, "log")):
             if "log" in stored.fields:
-                lines = _unpack(stored.fields["log"])
+                lines = _unpacked(stored, "log")
                 chunks.append(LogChunk(*_attempt_of(stored.path), LAST_CHUNK, lines))
         return sorted(chunks)
 
@@ -322,32 +339,40 @@ def _changes(before: Run | Attempt, after: Run | Attempt) -> dict[Path, Value]:
     return changes
 
 
+@contextmanager
+def _reading(stored: Stored) -> Iterator[None]:
+    try:
+        yield
+    except _UNREADABLE as error:
+        place = "/".join(stored.path)
+        raise Unavailable(f"{place} cannot be read: {type(error).__name__}: {error}") from error
+
+
 def _record(stored: Stored, decode: Callable[[bytes], T], order: Mapping[str, int] = {}) -> T:
     """The record of a document; its steps in `order`, since a map in Firestore has none."""
-    fields: dict[str, Raw] = {}
-    for name, text in stored.fields["doc"].items():
-        if name == "steps":
-            steps = sorted(text, key=lambda step: (order.get(step, len(order)), step))
-            fields[name] = Raw(_encode({step: Raw(text[step].encode()) for step in steps}))
-        else:
-            fields[name] = Raw(text.encode())
-    try:
+    with _reading(stored):
+        fields: dict[str, Raw] = {}
+        for name, text in stored.fields["doc"].items():
+            if name == "steps":
+                steps = sorted(text, key=lambda step: (order.get(step, len(order)), step))
+                fields[name] = Raw(_encode({step: Raw(text[step].encode()) for step in steps}))
+            else:
+                fields[name] = Raw(text.encode())
         return decode(_encode(fields))
-    except msgspec.MsgspecError as error:
-        raise Unavailable(f"{'/'.join(stored.path)} cannot be read: {error}") from error
 
 
 def _pack(data: bytes) -> bytes:
     return gzip.compress(data, 6, mtime=0)
 
 
-def _unpack(data: bytes) -> bytes:
-    return gzip.decompress(data)
+def _unpacked(stored: Stored, field: str) -> bytes:
+    with _reading(stored):
+        return gzip.decompress(stored.fields[field])
 
 
 @lru_cache(maxsize=512)
 def _decode_plan(packed: bytes) -> Plan:
-    return msgspec.json.decode(_unpack(packed), type=Plan)
+    return msgspec.json.decode(gzip.decompress(packed), type=Plan)
 
 
 def _place(attempt: Attempt) -> Path:

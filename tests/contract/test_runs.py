@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from shared.core.plan import Plan, StepPlan
+from shared.core.record import Json
 from shared.core.run import (
     Attempt,
     AttemptStatus,
@@ -25,7 +32,9 @@ from shared.core.run import (
     Trigger,
 )
 from shared.errors import Invalid, Unavailable
+from shared.settings import ROOT
 from shared.state import Close, HistoryFilter, LogChunk, RunStore
+from tests.support import stores
 from tests.support.stores import open_runs
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -214,6 +223,14 @@ def test_of_sixteen_writes_on_one_version_one_counts(runs: RunStore) -> None:
         assert [stored.run.stop_reason] == [str(index) for index in winners]
 
 
+def test_two_writes_of_the_same_on_one_version_do_not_both_count(runs: RunStore) -> None:
+    runs.create_run(run(), PLAN, "n")
+    read = runs.run("r1")
+    assert read is not None
+    assert runs.replace_run(read, read.run, "n") is not None
+    assert runs.replace_run(read, read.run, "n") is None
+
+
 def test_an_attempt_is_claimed_once(runs: RunStore) -> None:
     assert runs.claim(attempt(owner="w1")) is not None
     assert runs.claim(attempt(owner="w2")) is None
@@ -366,6 +383,45 @@ def test_history_filters(runs: RunStore) -> None:
     assert found(HistoryFilter(created_before=NOW)) == []
 
 
+@pytest.mark.slow
+def test_a_long_history_is_paged_whole_and_filtered(runs: RunStore, spec: str) -> None:
+    count = (
+        10_000 if spec.startswith("sqlite") else 1_500
+    )  # an emulator writes some hundreds a second
+    made = [
+        run(
+            f"r{number:05}",
+            created_at=NOW + timedelta(seconds=number),
+            status=RunStatus.FAILED if number % 10 == 0 else RunStatus.COMPLETED,
+            trigger=Trigger.SCHEDULE if number % 4 == 0 else Trigger.API,
+        )
+        for number in range(count)
+    ]
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(lambda each: runs.create_run(each, PLAN, "n"), made))
+
+    def pages(where: HistoryFilter) -> list[str]:
+        seen: list[str] = []
+        cursor = None
+        while True:
+            page = runs.history("acme", where, limit=500, cursor=cursor)
+            assert len(page.runs) <= 500
+            seen += [found.run_id for found in page.runs]
+            cursor = page.cursor
+            if cursor is None:
+                return seen
+
+    def expected(step: int) -> list[str]:
+        return [f"r{number:05}" for number in reversed(range(0, count, step))]
+
+    assert pages(HistoryFilter()) == expected(1)
+    assert pages(HistoryFilter(status=RunStatus.FAILED)) == expected(10)
+    both = HistoryFilter(status=RunStatus.FAILED, trigger="schedule")
+    assert pages(both) == expected(20)
+    last = HistoryFilter(created_from=NOW + timedelta(seconds=count - 3))
+    assert pages(last) == expected(1)[:3]
+
+
 @pytest.mark.parametrize("cursor", ["", "x", "1", "-1.r", "1" * 30 + ".r", "١.r"])
 def test_a_cursor_that_is_not_ours_is_invalid(runs: RunStore, cursor: str) -> None:
     with pytest.raises(Invalid, match="cursor"):
@@ -401,6 +457,98 @@ def test_a_run_and_a_claim_survive_the_store(reopen: Opener) -> None:
     assert second.attempt("r1", "extract", 1) is not None
 
 
+def another_process(spec: str, owner: str, count: int, *options: str) -> subprocess.Popen[str]:
+    """A process that waits for a line, then claims the attempts of `r1` from 1 to `count`."""
+    process = subprocess.Popen(
+        [sys.executable, stores.__file__, spec, owner, str(count), *options],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_two_processes_that_race_for_each_claim_share_them(reopen: Opener, spec: str) -> None:
+    count = 40
+    racing = [another_process(spec, owner, count) for owner in ("one", "two")]
+    for process in racing:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    got = [json.loads(process.communicate(timeout=60)[0]) for process in racing]
+    assert [process.returncode for process in racing] == [0, 0]
+    assert sorted(got[0] + got[1]) == list(range(1, count + 1))
+    runs = reopen()
+    for owner, numbers in zip(("one", "two"), got, strict=True):
+        for number in numbers:
+            stored = runs.attempt("r1", "extract", number)
+            assert stored is not None
+            assert stored.attempt.owner == owner
+
+
+def test_a_claim_outlives_the_process_that_made_it_and_can_be_ended_by_another(
+    reopen: Opener, spec: str
+) -> None:
+    dying = another_process(spec, "dead", 3, "--die")
+    said, _ = dying.communicate("go\n", timeout=60)
+    assert json.loads(said) == [1, 2, 3]
+    assert dying.returncode == -signal.SIGKILL
+    runs = reopen()
+    for number in (1, 2, 3):
+        assert runs.claim(attempt(number, owner="other")) is None
+        stored = runs.attempt("r1", "extract", number)
+        assert stored is not None
+        assert (stored.attempt.owner, stored.attempt.closed) == ("dead", False)
+        assert runs.close_attempt(stored, closing(Result.LOST))
+
+
+def test_an_id_that_nobody_can_have_made_is_not_there(runs: RunStore) -> None:
+    runs.create_run(run(), PLAN, "n")
+    runs.claim(attempt())
+    for odd in (
+        "",
+        ".",
+        "..",
+        "/",
+        "r1/attempts/extract.1",
+        "__r1__",
+        "r1\x00",
+        "r" * 2000,
+        "ключ",
+    ):
+        assert runs.run(odd) is None
+        assert runs.run_status(odd) is None
+        assert runs.attempt(odd, "extract", 1) is None
+        assert runs.attempt("r1", odd, 1) is None
+        assert runs.closed_since(odd, None) == []
+        assert runs.attempts_of(odd) == []
+        assert runs.evidence(odd) == []
+        assert runs.logs(odd) == []
+        assert runs.logs("r1", odd) == []
+
+
+def test_parameters_are_whatever_json_can_say(runs: RunStore) -> None:
+    parameters: dict[str, Json] = {
+        "": None,
+        "__odd__": [[1, [2]], {"": {"a.b": "`"}}],
+        "large": 2**63 - 1,
+        "small": -(2**63),
+        "real": 1e-300,
+        "text": "\x00\U0001f600\ud7ff",
+        "list": [],
+        "map": {},
+    }
+    params = Params(start_date=NOW.date(), end_date=NOW.date(), parameters=parameters)
+    assert runs.create_run(run(params=params), PLAN, "n")
+    stored = runs.run("r1")
+    assert stored is not None
+    assert stored.run.params == params
+
+
 def test_a_closed_store_says_so(runs: RunStore) -> None:
     runs.close()
     runs.close()
@@ -408,7 +556,7 @@ def test_a_closed_store_says_so(runs: RunStore) -> None:
         runs.run("r1")
 
 
-def test_a_run_of_two_hundred_steps_is_one_document(runs: RunStore) -> None:
+def test_a_run_of_two_hundred_steps_and_half_a_mebibyte_is_one_document(runs: RunStore) -> None:
     steps = {
         f"step_{number}": StepState(
             status=StepStatus.FAILED,
@@ -419,7 +567,16 @@ def test_a_run_of_two_hundred_steps_is_one_document(runs: RunStore) -> None:
         )
         for number in range(200)
     }
-    assert runs.create_run(run(steps=steps), PLAN, "n")
+    full = run(steps=steps, transitions=(Transition(at=NOW, to="x", reason="r" * 1000),) * 60)
+    assert len(msgspec.json.encode(full)) > 512 * 1024
+    assert runs.create_run(full, PLAN, "n")
     stored = runs.run("r1")
     assert stored is not None
     assert stored.run.steps == steps
+    fewer = {**steps, "step_7": StepState()}
+    written = runs.replace_run(stored, replace(full, steps=fewer), "n")
+    assert written is not None
+    again = runs.run("r1")
+    assert again is not None
+    assert again.run.steps == fewer
+    assert [found.run_id for found in runs.history("acme", HistoryFilter()).runs] == ["r1"]
