@@ -58,6 +58,7 @@ CHAIN = shape(step("a"), step("b", "a"))
 DIAMOND = shape(step("a"), step("b", "a"), step("c", "a"), step("d", "b", "c"))
 ONE = shape(step("a"))
 JOIN = shape(step("a"), step("b"), step("c", "a", "b"))
+WIDE = shape(*(step(f"s{i}") for i in range(10)), step("end", *(f"s{i}" for i in range(10))))
 
 
 # --- by seed ---
@@ -78,6 +79,7 @@ def chaos(seed: int, build: Build = REAL, *, embedded: bool = False) -> World:
         fault_seconds=chance.choice((5.0, 20.0, 60.0)),
         machines=chance.choice((1, 2, 3)),
         concurrent=chance.choice((1, 1, 2, 3)),
+        skew=chance.choice((0.0, 0.4)),  # two of them stay below the grace of a lease
         timing=_random_timing(chance),
         build=build,
         results=_results(seed, good=good),
@@ -124,6 +126,8 @@ def _faults(chance: random.Random) -> Faults:
 
 
 def _random_shape(chance: random.Random) -> Plan:
+    if chance.random() < 0.05:
+        return WIDE
     names = "abcdef"[: chance.choice((1, 2, 2, 3, 4, 6))]
     return shape(
         *(
@@ -193,7 +197,7 @@ def plain(plan: Plan, build: Build = REAL, *, tries: int = 3, **options: Any) ->
     """One run of one plan, submitted at once; nothing goes wrong."""
     world = World(shapes={"test/cost/plain": plan}, build=build, **options)
     world.submit("k", "test/cost/plain", tries=tries)
-    world.must_complete = "results" not in options
+    world.promises.must_complete = "results" not in options
     return world
 
 
@@ -218,12 +222,14 @@ def each_pair(
     second: Callable[[World], Trouble],
     plan: Plan,
     build: Build = REAL,
+    *,
+    reach: int = 1,
     **options: Any,
 ) -> Iterator[Case]:
-    """`first` at every call, and `second` at every one of twice as many calls after it."""
+    """`first` at every call, `second` at each that follows, as many (times `reach`) as there are."""
     calls = _done(plain(plan, **options)).calls
     for k in range(1, calls + 1):
-        for later in range(1, 2 * calls + 1):
+        for later in range(1, reach * calls + 1):
 
             def make(k: int = k, later: int = later) -> World:
                 world = plain(plan, build, **options)
@@ -265,7 +271,7 @@ def slow_answer(seconds: float) -> Callable[[World], Trouble]:
 
 def _hang(world: World, trouble: Trouble) -> Trouble:
     past_the_deadline = trouble.before + trouble.after > 60
-    world.must_complete = world.must_complete and not past_the_deadline
+    world.promises.must_complete = world.promises.must_complete and not past_the_deadline
     return trouble
 
 
@@ -282,7 +288,7 @@ def cancel(held: float = 0.0) -> Callable[[World], Trouble]:
 
     def trouble(world: World) -> Trouble:
         world.cancel("k")
-        world.must_complete = False
+        world.promises.must_complete = False
         return Trouble(before=held)
 
     return trouble
@@ -388,10 +394,9 @@ def cancel_race(build: Build = REAL, timing: Timing = TIMING) -> World:
 
 
 def lease_race(build: Build = REAL) -> World:
-    """A run of one step whose lease lasts six turns, beside ticks that look for lost ones."""
+    """A run of one step whose lease lasts six turns, beside a tick that looks for lost ones."""
     world = _racing(build, HASTY)
-    for _ in range(2):
-        world.tick()
+    world.tick()
     return world
 
 

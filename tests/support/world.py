@@ -20,27 +20,20 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, NoReturn, cast
 
-from msgspec.structs import replace
-
-from shared.accounts import Limits, ReservationStatus
+from shared.accounts import Limits
 from shared.accounts.sqlite import SqliteAccounts
 from shared.app import App
 from shared.bus import Outgoing
 from shared.core.lineage import Evidence
 from shared.core.message import CompletionMessage, RunEvent, StepMessage, Topic, decode, encode
 from shared.core.pipeline import Pipeline, Step, resolve_plan
-from shared.core.plan import OnFailure, Plan
+from shared.core.plan import Plan
 from shared.core.record import Record
 from shared.core.run import (
-    RUN_MOVES,
-    STEP_MOVES,
-    Attempt,
     Params,
     Result,
     Run,
     RunStatus,
-    StepState,
-    StepStatus,
     Summary,
     Timing,
     Trigger,
@@ -58,9 +51,9 @@ from shared.state import RunStore
 from shared.state.sqlite import SqliteRunStore
 from shared.step import Processor, StepContext, StepResult
 from tests.support import virtual
+from tests.support.promises import Broken, Promises
 from tests.support.virtual import Actor, Killed, Scheduler
 
-_NOTHING = StepState()
 EPOCH = datetime(2026, 3, 10, 12, tzinfo=UTC)
 ORG = "acme"
 PS_TYPE = "test.step"
@@ -88,10 +81,6 @@ TIMING = Timing(
 # of two minutes included. Measured over 20,000 seeds: the slowest took 1xx.
 REST = 300.0
 MOST_CALLS = 5_000  # the busiest made a third of that
-
-
-class Broken(AssertionError):
-    """A promise of the protocol does not hold."""
 
 
 class Faults(NamedTuple):
@@ -184,6 +173,7 @@ class Machine:
 
     def __init__(self, world: World, number: int) -> None:
         self.name = f"m{number}"
+        self.skew = timedelta(seconds=world.chance.uniform(-world.skew, world.skew))
         self.frozen_until = 0.0
         self.coordinator = Coordinator(world.app)
         self.worker = Worker(world.app)
@@ -232,15 +222,6 @@ class _Port:
         return step
 
 
-class Execution(NamedTuple):
-    """A processor that was started."""
-
-    run_id: str
-    step_id: str
-    number: int
-    at: float
-
-
 class World:
     """One history. Set it up with `submit`, `cancel`, `wait_for_quota`, `ticks`; then `run`."""
 
@@ -253,6 +234,7 @@ class World:
         fault_seconds: float = 0.0,
         machines: int = 2,
         concurrent: int = 2,
+        skew: float = 0.0,
         timing: Timing = TIMING,
         build: Build = REAL,
         results: Callable[[str, str, int], Result] | None = None,
@@ -261,6 +243,7 @@ class World:
     ) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
+        self.skew = skew  # seconds that the clock of a machine may be wrong, either way
         self.timing = timing
         self.faults = faults
         self.fault_seconds = fault_seconds
@@ -270,34 +253,25 @@ class World:
         self.at_call: dict[int, Callable[[], Trouble]] = {}
         self.at_message: dict[int, int] = {}  # how many copies of the n-th message arrive
         self.messages = 0
-        self.must_complete = False  # nothing happens to it that a run may fail of
         self.race = False  # everything takes turns, as `scheduler.choose` says
         self.trace: list[tuple[float, str, str, Any]] = []
-        self.runs: dict[str, Run] = {}
-        self.plans: dict[str, Plan] = {}
-        self.attempts: dict[tuple[str, str, int], Attempt] = {}
-        self.executions: list[Execution] = []
-        self.events: dict[str, list[tuple[str, str]]] = {}
-        self.answers: dict[str, set[str]] = {}
         self.kills = 0
         self._results = results or (lambda *_: Result.OK)
         self._work_seconds = work_seconds or (lambda *_: 0.01)
         self._shapes = {name: _pipeline(name, plan) for name, plan in shapes.items()}
         self._in_flight: set[object] = set()
         self._tokens: dict[Actor, object] = {}
-        self._keys: dict[str, str] = {}
         self._life = 0
         self._ids = 0
         self.rest = 0.0
         self._build = build
         self._journal = _journal()
-        self.truth = SqliteRunStore(self._journal)
         limits = {"test": Limits(daily=None, monthly=None, concurrent=concurrent)}
         accounts = build.accounts(self._journal, limits)
         self._journal.wipe()
         accounts.create_organization(ORG, "Acme", "test", EPOCH)
-        self.limit = concurrent
         self.scheduler = Scheduler()
+        self.promises = Promises(self._journal, timing, concurrent, self.clock, self.scheduler.fail)
         self.scheduler.held_back = self._held_back
         self._undo: list[tuple[object, str, object]] = []
         runs = build.wire(self, build.store(self._journal))
@@ -323,7 +297,7 @@ class World:
             project_id="test",
             code_version="test",
             log=Log(Level.ERROR, stream=io.StringIO()),
-            now=self.clock,
+            now=self._read_clock,
             monotonic=lambda: self.scheduler.now,
             sleep=self.scheduler.pause,
             random=self.chance.random,
@@ -354,7 +328,12 @@ class World:
     # --- what happens in it ---
 
     def clock(self) -> datetime:
+        """The true time."""
         return EPOCH + timedelta(seconds=self.scheduler.now)
+
+    def _read_clock(self) -> datetime:
+        machine = self.scheduler.actor.group
+        return self.clock() + machine.skew if isinstance(machine, Machine) else self.clock()
 
     def get(self, address: str) -> Pipeline:
         """The catalog."""
@@ -368,7 +347,7 @@ class World:
     ) -> None:
         """A client posts a run, and again with the same key when it hears nothing."""
         asked = Submission(org=ORG, address=shape, idempotency_key=key)
-        self._keys |= dict.fromkeys(_ids(key), key)
+        self.promises.keys |= dict.fromkeys(_ids(key), key)
 
         def post() -> None:
             try:
@@ -376,9 +355,9 @@ class World:
             except QuotaExceeded:
                 return
             except Mismatch:
-                self._broken(f"the same request under key {key} was called another one")
+                self.promises.broken(f"the same request under key {key} was called another one")
             else:
-                self._answered(key, answer.run)
+                self.promises.answered(key, answer.run)
 
         def again() -> None:
             if tries > 1:
@@ -430,7 +409,7 @@ class World:
         def ask() -> None:
             machine = cast("Machine", self.scheduler.actor.group)
             for run_id in (key, self.run_id(key)):
-                if run_id in self.runs:
+                if run_id in self.promises.runs:
                     machine.coordinator.cancel(run_id)
 
         def again() -> None:
@@ -449,7 +428,8 @@ class World:
 
     def run_id(self, key: str) -> str:
         """The id of the run that stands for a key."""
-        made = [i for i in _ids(key) if i in self.runs and not self.runs[i].tombstone]
+        runs = self.promises.runs
+        made = [i for i in _ids(key) if i in runs and not runs[i].tombstone]
         return made[0] if made else _ids(key)[0]
 
     @property
@@ -465,15 +445,15 @@ class World:
             if self.scheduler.now > limit or self.calls > MOST_CALLS:
                 self.scheduler.fail(
                     f"no rest {REST:.0f} s after the last fault, or after {MOST_CALLS} calls:"
-                    f" {self._unfinished()}"
+                    f" {self.promises.unfinished()}"
                 )
-            return self.calm and not self._in_flight and not self._unfinished()
+            return self.calm and not self._in_flight and not self.promises.unfinished()
 
         self._tick_again()
         try:
             self.scheduler.run(finished)
             self.rest = self.scheduler.now - self.fault_seconds
-            self._check_the_end()
+            self.promises.the_end()
         except Broken as broken:
             raise self._told(str(broken)) from None
         except AssertionError as error:
@@ -535,7 +515,7 @@ class World:
         if self.embedded and self.chance.random() < 0.3:
             self._journal.sync()
         self.trace.append((self.scheduler.now, me.name, label, result))
-        self._check(label, args, result)
+        self.promises.check(label, args, result)
         if trouble.after:
             self.scheduler.pause(trouble.after)
         if trouble.refused == "after":
@@ -604,7 +584,7 @@ class World:
             except Broken:
                 raise
             except Exception:  # noqa: BLE001  # nothing else may come out of a handler
-                self._broken(f"{name}: {traceback.format_exc()}")
+                self.promises.broken(f"{name}: {traceback.format_exc()}")
             finally:
                 self._in_flight.discard(token)
 
@@ -630,7 +610,7 @@ class World:
         for message in messages:
             if message.topic is Topic.RUN_EVENTS:
                 event = decode(message.body, RunEvent)
-                self.events.setdefault(event.run_id, []).append((event.id, event.status))
+                self.promises.events.setdefault(event.run_id, []).append((event.id, event.status))
                 if self.embedded:
                     self._journal.execute(
                         "INSERT INTO told VALUES (?, ?, ?)",
@@ -638,7 +618,7 @@ class World:
                         wait=False,
                     )
                 continue
-            self._check_message(message)
+            self.promises.message(message)
             self.messages += 1
             copies, chance = self.at_message.get(self.messages, 1), self.chance
             if not self.calm:
@@ -700,9 +680,8 @@ class World:
 
     def _process(self, step: StepContext, _: StepConfig) -> StepResult:
         key = (step.run_id, step.step_id, step.attempt)
-        self.executions.append(Execution(*key, self.scheduler.now))
         self.trace.append((self.scheduler.now, self.scheduler.actor.name, "STARTED", None))
-        self._holds(key)
+        self.promises.holds(key)
         left, result = self._work_seconds(*key), self._results(*key)
         machine = self._machine()
         if machine.parked and machine.keeper is not None and (left > 0 or result is Result.LOST):
@@ -712,7 +691,7 @@ class World:
             left -= nap
             self.scheduler.pause(nap)
             step.check()
-            self._holds(key)
+            self.promises.holds(key)
         match result:
             case Result.TRANSIENT:
                 after = timedelta(seconds=1) if step.attempt == 1 else None
@@ -727,272 +706,6 @@ class World:
     def _new_id(self) -> str:
         self._ids += 1
         return f"id{self._ids}"
-
-    # --- what must hold after every write ---
-
-    def _check(self, label: str, args: Sequence[Any], result: Any) -> None:
-        match label:
-            case "runs.create_run":
-                self._check_run(args[0].run_id)
-            case "runs.replace_run":
-                self._check_run(args[1].run_id)
-            case "runs.claim":
-                attempt: Attempt = args[0]
-                self._check_attempt(attempt.run_id, attempt.step_id, attempt.number)
-                if result is not None and not attempt.closed:
-                    self._check_claim(attempt)
-            case "runs.renew" | "runs.close_attempt":
-                attempt = args[0].attempt
-                self._check_attempt(attempt.run_id, attempt.step_id, attempt.number)
-            case "runs.record_late":
-                self._check_attempt(*args[:3])
-            case "accounts.reserve" | "accounts.settle" | "accounts.release" | "accounts.sweep":
-                self._check_quota()
-
-    def _check_run(self, run_id: str) -> None:
-        stored = self.truth.run(run_id)
-        if stored is None:
-            return
-        run, before = stored.run, self.runs.get(run_id)
-        self.runs[run_id], self.plans[run_id] = run, stored.plan
-        if before is None:
-            if run.tombstone:
-                return
-            before = replace(
-                run,
-                status=RunStatus.PENDING,
-                steps=dict.fromkeys(run.steps, _NOTHING),
-                transitions=run.transitions[:1],
-            )
-            self._one_run_per_key(run)
-        if before.status.terminal:
-            same = replace(before, effects_done=run.effects_done, wake_at=run.wake_at)
-            if same != run or (before.effects_done and not run.effects_done):
-                self._broken(f"{run_id} changed after its end")
-        else:
-            self._check_moves(before, run)
-            self._check_steps(before, run, stored.plan)
-            if run.status.terminal:
-                self._check_ending(run)
-        if run.effects_done and not before.effects_done:
-            self._check_effects(run)
-        self._check_quota()
-
-    def _check_moves(self, before: Run, run: Run) -> None:
-        """One write may make several moves; each of them is stored."""
-        at = before.status
-        for move in run.transitions[len(before.transitions) :]:
-            if not move.step:
-                to = RunStatus(move.to)
-                if to not in RUN_MOVES[at]:
-                    self._broken(f"{run.run_id} went from {at} to {to}")
-                at = to
-        if at is not run.status:
-            self._broken(f"{run.run_id} went from {before.status} to {run.status} unseen")
-
-    def _check_steps(self, before: Run, run: Run, plan: Plan) -> None:
-        for step_id, state in run.steps.items():
-            was = before.steps.get(step_id, _NOTHING)
-            if state is was or state == was:
-                continue
-            moved = (state.status, state.attempt) != (was.status, was.attempt)
-            if moved and state.status not in STEP_MOVES[was.status]:
-                self._broken(f"{step_id} went from {was.status} to {state.status}")
-            if not was.attempt <= state.attempt <= was.attempt + 1:
-                self._broken(f"{step_id} went from attempt {was.attempt} to {state.attempt}")
-            if state.attempt > was.attempt == 0:
-                self._check_parents(run, plan, step_id)
-            if was.attempt and (state.attempt > was.attempt or state.status.terminal):
-                self._check_counted(run.run_id, step_id, was.attempt, state.status)
-            most = plan.by_id[step_id].retry.max_attempts + self.timing.lost_budget
-            if state.attempt > most:
-                self._broken(f"{step_id} is tried {state.attempt} times, its budgets allow {most}")
-
-    def _check_parents(self, run: Run, plan: Plan, step_id: str) -> None:
-        for parent in plan.by_id[step_id].depends_on:
-            there = run.steps[parent]
-            if not (
-                there.status is StepStatus.COMPLETED
-                or (there.status is StepStatus.SKIPPED and there.reason == "disabled")
-                or (
-                    there.status is StepStatus.FAILED
-                    and plan.by_id[parent].on_failure is OnFailure.CONTINUE
-                )
-            ):
-                self._broken(f"{step_id} is released while {parent} is {there.status}")
-
-    def _check_counted(self, run_id: str, step_id: str, number: int, to: StepStatus) -> None:
-        there = self.attempts.get((run_id, step_id, number))
-        if there is None or not there.closed:
-            self._broken(f"{step_id} is {to} while its attempt {number} is not closed")
-        elif (to is StepStatus.COMPLETED) != (there.result is Result.OK):
-            self._broken(f"{step_id} is {to}, its attempt {number} ended {there.result}")
-
-    def _check_ending(self, run: Run) -> None:
-        for step_id, state in run.steps.items():
-            if not state.status.terminal:
-                self._broken(f"{run.run_id} is {run.status} while {step_id} is {state.status}")
-            if state.attempt:
-                there = self.truth.attempt(run.run_id, step_id, state.attempt)
-                if there is None or not there.attempt.closed:
-                    self._broken(f"{run.run_id} is {run.status} while {step_id} is not closed")
-
-    def _check_effects(self, run: Run) -> None:
-        if run.tombstone:
-            return
-        if not self.events.get(run.run_id):
-            self._broken(f"{run.run_id}: effects_done, and nobody was told")
-        row = self._reservations().get(run.run_id)
-        if row is None or row[0] == "held" or (row[0] != "void" and row[1] is None):
-            self._broken(f"{run.run_id}: effects_done, and its reservation is {row}")
-
-    def _check_attempt(self, run_id: str, step_id: str, number: int) -> None:
-        key = (run_id, step_id, number)
-        stored = self.truth.attempt(*key)
-        before = self.attempts.get(key)
-        if stored is None:
-            if before is not None:
-                self._broken(f"{step_id}.{number} vanished")
-            return
-        after = stored.attempt
-        self.attempts[key] = after
-        if before is not None:
-            if before.owner != after.owner:
-                self._broken(f"{step_id}.{number} was taken from {before.owner} by {after.owner}")
-            if before.closed and replace(after, late=before.late) != before:
-                self._broken(f"{step_id}.{number} was closed {before.result}, now {after.result}")
-        if not after.closed:
-            for other in range(1, number + 2):
-                there = self.attempts.get((run_id, step_id, other))
-                if other != number and there is not None and not there.closed:
-                    self._broken(f"{step_id}: attempts {other} and {number} are both open")
-
-    def _check_claim(self, attempt: Attempt) -> None:
-        run = self.runs.get(attempt.run_id)
-        if run is None:
-            self._broken(f"{attempt.key} is claimed for a run that is not there")
-        if run.status not in (RunStatus.RUNNING, RunStatus.CANCELLING):
-            self._broken(f"{attempt.key} is claimed while its run is {run.status}")
-        state = run.steps[attempt.step_id]
-        if not state.status.released or state.attempt != attempt.number:
-            self._broken(f"{attempt.key} is claimed: its step is {state.status} {state.attempt}")
-        self._check_parents(run, self.plans[attempt.run_id], attempt.step_id)
-
-    def _check_message(self, message: Outgoing) -> None:
-        if message.topic is not Topic.STEPS:
-            return
-        step = decode(message.body, StepMessage)
-        run = self.runs.get(step.run_id)
-        if run is None or run.steps[step.step_id].attempt < step.attempt:
-            self._broken(f"{step.step_id}.{step.attempt} is sent before its run says so")
-
-    def _holds(self, key: tuple[str, str, int]) -> None:
-        """A processor goes on: nobody else may have its step by now."""
-        run_id, step_id, number = key
-        for other in range(number + 1, number + 4):
-            if (run_id, step_id, other) in self.attempts:
-                self._broken(f"{step_id}.{number} works on while there is {step_id}.{other}")
-        there = self.attempts.get(key)
-        if there is None:
-            self._broken(f"{step_id}.{number} works without a claim")
-
-    def _reservations(self) -> dict[str, tuple[str, str | None, int]]:
-        rows = self._sql("SELECT run_id, status, outcome, expires_at FROM reservations")
-        return {row[0]: row[1:] for row in rows}
-
-    def _sql(self, query: str) -> list[Any]:
-        return self._journal.read(lambda db: db.execute(query).fetchall())
-
-    def _check_quota(self) -> None:
-        rows = self._reservations()
-        held = sum(status == ReservationStatus.HELD for status, _, _ in rows.values())
-        ((counter,),) = self._sql("SELECT concurrent FROM usage")
-        if counter != held:
-            self._broken(f"{counter} slots are counted, {held} reservations are held")
-        if held > self.limit:
-            self._broken(f"{held} slots are taken of {self.limit}")
-        now = int(self.scheduler.now * 1_000_000)
-        start = int(EPOCH.timestamp()) * 1_000_000
-        for run in self.runs.values():
-            if run.status not in (RunStatus.RUNNING, RunStatus.CANCELLING):
-                continue
-            row = rows.get(run.run_id)
-            expired = row is not None and row[0] == "expired" and row[2] < start + now
-            if not expired and (row is None or row[0] != "held"):
-                self._broken(f"{run.run_id} is {run.status}, its reservation is {row}")
-
-    def _one_run_per_key(self, run: Run) -> None:
-        key = self._keys.get(run.run_id)
-        for other in self.runs.values():
-            same = key is not None and self._keys.get(other.run_id) == key
-            if same and other.run_id != run.run_id and not other.tombstone:
-                self._broken(f"{run.run_id} and {other.run_id} stand for key {key}")
-
-    def _answered(self, key: str, run: Run) -> None:
-        told = self.answers.setdefault(key, set())
-        told.add(run.run_id)
-        if len(told) > 1:
-            self._broken(f"key {key} was answered with {sorted(told)}")
-        if run.tombstone or run.run_id not in self.runs:
-            self._broken(f"key {key} was answered with a run that is not there")
-
-    # --- what must hold in the end ---
-
-    def _unfinished(self) -> list[str]:
-        left = [
-            f"{run.run_id} is {run.status}, effects not done"
-            for run in self.runs.values()
-            if not run.effects_done
-        ]
-        if not left:
-            left = [f"{i} is held" for i, row in self._reservations().items() if row[0] == "held"]
-        return left
-
-    def _check_the_end(self) -> None:
-        rows = self._reservations()
-        runs = [run for run in self.runs.values() if not run.tombstone]
-        ((counter, today, succeeded, failed),) = self._sql(
-            "SELECT concurrent, today, succeeded, failed FROM usage"
-        )
-        counted = [run for run in runs if run.run_id in rows and rows[run.run_id][0] != "void"]
-        good = sum(run.status is RunStatus.COMPLETED for run in counted)
-        back = sum(
-            run.status is not RunStatus.COMPLETED
-            and run.error is not None
-            and run.error.code in ("lost", "unavailable")
-            for run in counted
-        )
-        if (counter, succeeded, failed) != (0, good, len(counted) - good):
-            self._broken(
-                f"usage is {counter} running, {succeeded} + {failed} ended;"
-                f" {good} + {len(counted) - good} did"
-            )
-        if today != len(counted) - back:
-            self._broken(
-                f"{today} runs are counted today, {len(counted)} were and {back} came back"
-            )
-        for run in runs:
-            told = set(self.events.get(run.run_id, []))
-            if told != {(f"{run.run_id}.{run.status}", run.status.value)}:
-                self._broken(f"{run.run_id} is {run.status}, told was {told}")
-            self._check_deserved(run)
-            if self.must_complete and run.status is not RunStatus.COMPLETED:
-                self._broken(f"{run.run_id} is {run.status} ({run.stop_reason}), of nothing")
-        for key, told_ids in self.answers.items():
-            for run_id in told_ids:
-                if run_id not in self.runs or self.runs[run_id].tombstone:
-                    self._broken(f"key {key} was answered with {run_id}, which is gone")
-
-    def _check_deserved(self, run: Run) -> None:
-        """A run whose processors all succeed, with losses within the budget, completes."""
-        if run.status is not RunStatus.FAILED or not run.steps or run.stop_reason is not None:
-            return
-        if not any(
-            there.result in (Result.TRANSIENT, Result.TERMINAL)
-            for (run_id, _, _), there in self.attempts.items()
-            if run_id == run.run_id
-        ) and all(state.losses <= self.timing.lost_budget for state in run.steps.values()):
-            self._broken(f"{run.run_id} failed without a reason: {run.error}")
 
     # --- telling ---
 
@@ -1009,33 +722,17 @@ class World:
 
     # --- one process that forgets ---
 
-    def _remember(self) -> None:
-        """After a rollback: what is stored is what there is."""
-        self.runs = {
-            run_id: stored.run
-            for run_id in self.runs
-            if (stored := self.truth.run(run_id)) is not None
-        }
-        self.events = {}
-        for run_id, event_id, status in self._sql("SELECT * FROM told"):
-            self.events.setdefault(run_id, []).append((event_id, status))
-        self.attempts = {
-            key: there.attempt
-            for key in self.attempts
-            if (there := self.truth.attempt(*key)) is not None
-        }
-
     def _restart(self) -> None:
         """What bootstrap does when the process is started again."""
         machine = self.machines[0]
-        self.truth.expire_leases(self.clock())
-        self._remember()
-        for row, topic, body, not_before in self._sql("SELECT * FROM kept ORDER BY id"):
+        self.promises.truth.expire_leases(self.clock())
+        self.promises.remember()
+        for row, topic, body, not_before in self.promises.sql("SELECT * FROM kept ORDER BY id"):
             later = None if not_before is None else datetime.fromisoformat(not_before)
             self._deliver(Outgoing(Topic(topic), body, later), 0.01, row)
 
         def recover() -> None:
-            for run_id in self.truth.unfinished():
+            for run_id in self.promises.truth.unfinished():
                 machine.coordinator.recover(run_id)
 
         self._send("recover", recover, lambda: None, 0.0, life=self._life)

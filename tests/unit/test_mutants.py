@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
+from shared.accounts import NotAllowed, Refused, Reserved, Spent
 from shared.accounts.sqlite import SqliteAccounts
 from shared.core import decide as decision
 from shared.core.decide import Decision, Publish, decide, outstanding
@@ -49,7 +50,8 @@ from tests.support.histories import (
     submit_race,
     tick,
 )
-from tests.support.world import TIMING, Broken, Build, World
+from tests.support.promises import Broken
+from tests.support.world import TIMING, Build, World
 
 # --- stores that break a rule ---
 
@@ -167,6 +169,16 @@ class ForgetsWhatItSettled(SqliteAccounts):
     ) -> None:
         super().settle(run_id, org, now, succeeded=succeeded, our_fault=our_fault)
         self._journal.execute("DELETE FROM reservations WHERE run_id = ?", (run_id,))
+
+
+class ForgetsWhenItExpires(SqliteAccounts):
+    """A reservation found again is said to last as long as it was asked for, not as it does."""
+
+    def reserve(
+        self, run_id: str, org: str, now: datetime, expires_at: datetime
+    ) -> Reserved | Spent | Refused | NotAllowed:
+        answer = super().reserve(run_id, org, now, expires_at)
+        return Reserved(expires_at) if isinstance(answer, Reserved) else answer
 
 
 class SettlesWithoutVoid(SqliteAccounts):
@@ -357,6 +369,7 @@ def seeds(count: int) -> Hunt:
         for seed in range(count):
             yield Case(f"seed {seed}", lambda seed=seed: chaos(seed, build))  # type: ignore[misc]
 
+    hunt.__name__ = "random"
     return hunt
 
 
@@ -380,7 +393,7 @@ def freezes(build: Build) -> Iterator[Case]:
 
 def pairs(build: Build) -> Iterator[Case]:
     """A worker hangs past its lease, and whoever looks after it hangs too."""
-    return each_pair("freezes", freeze(16), freeze(5), ONE, build)
+    return each_pair("freezes", freeze(16), freeze(5), ONE, build, reach=2)
 
 
 def sweeps(build: Build) -> Iterator[Case]:
@@ -461,6 +474,7 @@ SAFETY = [
     Mutant("settle and sweep both decrement", Build(accounts=SettlesWhatExpired), (sweeps, CHAOS)),
     Mutant("reservation row deleted on settle", Build(accounts=ForgetsWhatItSettled), (CHAOS,)),
     Mutant("settle of absent row without void", Build(accounts=SettlesWithoutVoid), (CHAOS,)),
+    Mutant("deadline not from the reservation", Build(accounts=ForgetsWhenItExpires), (deaths,)),
     Mutant("race loser releases", Build(wire=LoserReleases), (ticks,)),
     Mutant("orphan release without tombstone", Build(store=NoTombstoneOfRuns), (ticks,)),
     Mutant("no tombstone on cancel or deadline", Build(store=NoTombstoneOfSteps), (cancels,)),
