@@ -15,7 +15,8 @@ from shared.errors import Stopped, Transient, Unavailable
 from shared.state import StoredAttempt
 
 CANCELLED = "the run was cancelled"
-_TIMEOUT_CODE = "timeout"
+TIMEOUT = "timeout"
+TIMED_OUT = "the step did not end within its timeout_seconds"
 
 
 class Lease:
@@ -45,7 +46,7 @@ class Lease:
         if self._reason is None:
             now = self._app.monotonic()
             if now >= self.deadline:
-                self.stop(_TIMEOUT_CODE)
+                self.stop(TIMEOUT)
             elif now >= self._valid_until:
                 self.stop("lease ran out")
         return self._reason
@@ -53,8 +54,8 @@ class Lease:
     def check(self) -> None:
         """Raises Stopped, or Transient for the step's own timeout, when the step must not go on."""
         reason = self.stopped
-        if reason == _TIMEOUT_CODE:
-            raise Transient("the step did not end within its timeout_seconds", code=_TIMEOUT_CODE)
+        if reason == TIMEOUT:
+            raise Transient(TIMED_OUT, code=TIMEOUT)
         if reason is not None:
             raise Stopped(reason)
 

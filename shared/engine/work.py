@@ -26,7 +26,7 @@ from shared.core.run import (
     Summary,
     clip,
 )
-from shared.engine.lease import CANCELLED, Lease, LeaseKeeper
+from shared.engine.lease import CANCELLED, TIMED_OUT, TIMEOUT, Lease, LeaseKeeper
 from shared.errors import PipelinesError, StepError, Stopped, Terminal, Transient, Unavailable
 from shared.log import Level, line_of
 from shared.objects import ObjectStore
@@ -108,9 +108,12 @@ class Worker:
                 retry_after = raised.retry_after.total_seconds()
             outcome, error = Result.TRANSIENT, _info(raised.code, str(raised))
         except Stopped as raised:
-            if lease.stopped != CANCELLED:
+            if lease.stopped == TIMEOUT:  # a statement was interrupted, the attempt is still ours
+                outcome, error = Result.TRANSIENT, _info(TIMEOUT, TIMED_OUT)
+            elif lease.stopped == CANCELLED:
+                outcome, error = Result.CANCELLED, _info(raised.code, str(raised))
+            else:
                 return None
-            outcome, error = Result.CANCELLED, _info(raised.code, str(raised))
         except StepError as raised:
             outcome, error = Result.TERMINAL, _info(raised.code, str(raised))
         except Unavailable as raised:
