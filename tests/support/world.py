@@ -44,7 +44,7 @@ from shared.engine import advance, lease, submit, tick
 from shared.engine.advance import Coordinator
 from shared.engine.submit import Submission
 from shared.engine.work import Worker
-from shared.errors import Mismatch, QuotaExceeded, Terminal, Transient, Unavailable
+from shared.errors import Mismatch, QuotaExceeded, Stopped, Terminal, Transient, Unavailable
 from shared.journal import Journal
 from shared.log import Level, Log
 from shared.state import RunStore
@@ -684,7 +684,8 @@ class World:
         self.promises.holds(key)
         left, result = self._work_seconds(*key), self._results(*key)
         machine = self._machine()
-        if machine.parked and machine.keeper is not None and (left > 0 or result is Result.LOST):
+        endless = result in (Result.LOST, Result.OVERDUE)
+        if machine.parked and machine.keeper is not None and (left > 0 or endless):
             self.scheduler.wake(machine.keeper)
         while left > 0:
             nap = min(left, 2.0)
@@ -701,6 +702,11 @@ class World:
             case Result.LOST:  # hangs for ever: only its timeout and its lease can end it
                 self._in_flight.discard(self._tokens[self.scheduler.actor])
                 self.scheduler.block()
+            case Result.OVERDUE:  # a statement in the warehouse: only an interrupt ends it
+                me = self.scheduler.actor
+                cast("Any", step)._lease.on_stop(lambda: self.scheduler.wake(me))
+                self.scheduler.block()
+                raise Stopped("interrupted")
         return StepResult(summary=Summary(extracted=1, loaded=1), evidence=Evidence())
 
     def _new_id(self) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from shared.core.plan import Plan
+from shared.core.plan import Plan, RetryPolicy
 from shared.core.run import Result
 from shared.settings import ROOT
 from tests.support.histories import (
@@ -208,6 +208,23 @@ def test_a_worker_that_is_cancelled_sees_it_at_its_next_heartbeat_and_closes_its
     assert attempt.closed_at - asked < TIMING.heartbeat + timedelta(seconds=3)  # and one nap
     assert attempt.error is not None
     assert attempt.error.code == "stopped"
+
+
+def test_a_statement_that_outlives_its_step_is_a_timeout_and_not_a_loss() -> None:
+    plan = shape(step("a", timeout_seconds=7, retry=RetryPolicy(max_attempts=2)))
+    world = plain(plan, results=lambda *_: Result.OVERDUE)
+    world.run()
+    ends = [(there.result, there.error) for there in world.promises.attempts.values()]
+    assert [result for result, _ in ends] == [Result.TRANSIENT, Result.TRANSIENT]
+    assert {error.code for _, error in ends if error is not None} == {"timeout"}
+
+
+def test_a_statement_that_a_cancel_interrupts_closes_its_attempt_as_cancelled() -> None:
+    world = plain(ONE, results=lambda *_: Result.OVERDUE, timing=replace(TIMING, cancel_grace=HOUR))
+    world.cancel("k", at=4.0)
+    world.run()
+    (attempt,) = world.promises.attempts.values()
+    assert attempt.result is Result.CANCELLED
 
 
 def test_a_result_that_comes_too_late_is_noted_and_counts_for_nothing() -> None:
