@@ -7,6 +7,7 @@ stands between a client and the server as a transaction pooler does, and breaks 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib.util
@@ -119,6 +120,20 @@ class Postgres:
         with self.admin() as db:
             db.execute(sql.SQL("drop database {} (force)").format(sql.Identifier(database)))
 
+    def configure(self, database: str, **settings: str) -> None:
+        """The settings that the engine's role has in the database, instead of the migrations' own."""
+        with self.admin() as db:
+            for name, value in settings.items():
+                change = sql.SQL("alter role {} in database {} set {} = {}")
+                db.execute(
+                    change.format(
+                        sql.Identifier(ENGINE),
+                        sql.Identifier(database),
+                        sql.Identifier(name),
+                        sql.Literal(value),
+                    )
+                )
+
     def cut(self, database: str) -> int:
         """Ends the server's side of every connection to the database; how many there were."""
         with self.admin() as db:
@@ -188,7 +203,9 @@ class Postgres:
 @functools.cache
 def server() -> Postgres:
     """The one server of this process. It loses nothing when killed, only when the machine is."""
-    return Postgres()
+    made = Postgres()
+    atexit.register(made.close)
+    return made
 
 
 def _binaries() -> Path:
