@@ -367,6 +367,20 @@ def test_every_requeue_doubles_the_wait_up_to_the_cap() -> None:
     assert run.steps["a"].requeues == 6
 
 
+def test_a_restart_sends_the_messages_of_queued_steps_again_before_they_are_due() -> None:
+    run = started(ONE)
+    decision = decide(run, ONE, {"a": None}, NOW + SECOND, TIMING, resend=True)
+    assert decision.publish == (Publish("a", 1, None),)
+    assert decision.run.steps["a"].attempt == 1
+
+
+def test_a_restart_keeps_the_wait_of_a_retry() -> None:
+    run = fold(started(ONE), ONE, closed("a", result=Result.TRANSIENT)).run
+    at = run.steps["a"].not_before
+    decision = decide(run, ONE, {"a": None}, NOW + 2 * SECOND, TIMING, resend=True)
+    assert decision.publish == (Publish("a", 2, at),)
+
+
 def test_a_running_step_is_never_requeued() -> None:
     run = fold(started(ONE), ONE, opened("a")).run
     assert decide(run, ONE, {"a": None}, NOW + timedelta(minutes=50), TIMING).run is run
