@@ -197,7 +197,8 @@ def _look_csv(name: str, path: Path, null_values: Sequence[str], *, compressed: 
             names = next(lines, [])
             has_rows = any(line.strip() for line in file)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as exc:
-        raise Terminal(f"{name}: cannot be read: {exc}", code="unreadable_file") from exc
+        cause = getattr(exc, "strerror", None) or exc  # without the path
+        raise Terminal(f"{name}: cannot be read: {cause}", code="unreadable_file") from exc
     if not names:
         raise Terminal(f"{name}: has no header", code="unreadable_file")
     _refuse_ambiguous(name, names)

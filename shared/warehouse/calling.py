@@ -15,7 +15,7 @@ from shared.warehouse.casts import STORED, quoted
 from shared.warehouse.ledger import Covered, Ledger, Marked
 from shared.warehouse.loading import ReadBack, read_back
 from shared.warehouse.procedure import Procedure, RowRule
-from shared.warehouse.session import Session, stored
+from shared.warehouse.session import Session, stored, told
 from shared.warehouse.tally import INTEGER_DIGITS, SCALE, plus
 
 _Sums: TypeAlias = tuple[int, list[Decimal]]
@@ -54,14 +54,13 @@ class Calling:
             source = self._source(bound)
             self.session.check()
             inserted = self._insert(name, bound)
-        except (duckdb.CatalogException, duckdb.BinderException) as exc:
-            raise Terminal(
-                f"{self._name}: {str(exc).split(chr(10), 1)[0]}", code="procedure"
-            ) from exc
-        except (duckdb.ConversionException, duckdb.OutOfRangeException) as exc:
-            raise Terminal(
-                f"{self._name}: {str(exc).split(chr(10), 1)[0]}", code="procedure"
-            ) from exc
+        except (
+            duckdb.CatalogException,
+            duckdb.BinderException,
+            duckdb.ConversionException,
+            duckdb.OutOfRangeException,
+        ) as exc:
+            raise Terminal(f"{self._name}: {told(exc)}", code="procedure") from exc
         except duckdb.ConstraintException as exc:
             raise Terminal(f"{self._name}: a row has no _run_date", code="outside_covers") from exc
         there = read_back(

@@ -35,7 +35,7 @@ from shared.warehouse import (
 )
 from shared.warehouse.casts import quoted
 from shared.warehouse.ledger import Covered, Ledger, Marked
-from shared.warehouse.session import Row, Session
+from shared.warehouse.session import Row, Session, told
 from shared.warehouse.tally import SCALE, Key, Sums, Tally, number, plus
 
 RUN_DATE = "_run_date"
@@ -183,9 +183,9 @@ class Loading:
         except (duckdb.InterruptException, duckdb.OutOfMemoryException):
             raise
         except duckdb.Error as exc:
-            cause = str(exc).split("\n", 1)[0]
             if isinstance(exc, duckdb.IOException) and self._reads(shape):
                 raise
+            cause = told(exc, str(shape.params.get("path", "")), name)
             raise Terminal(f"{name}: cannot be read: {cause}", code="unreadable_file") from exc
 
     def _reads(self, shape: _Shape) -> bool:
@@ -246,11 +246,9 @@ class Loading:
         try:
             yield
         except (duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException) as exc:
-            cause = str(exc).split("\n", 1)[0]
-            raise Terminal(f"{name}: cannot be selected: {cause}", code="invalid_load") from exc
+            raise Terminal(f"{name}: cannot be selected: {told(exc)}", code="invalid_load") from exc
         except (duckdb.IOException, duckdb.InvalidInputException) as exc:
-            cause = str(exc).split("\n", 1)[0]
-            raise Terminal(f"{name}: cannot be read: {cause}", code="unreadable_file") from exc
+            raise Terminal(f"{name}: cannot be read: {told(exc)}", code="unreadable_file") from exc
 
     # -- the first look
 
@@ -744,7 +742,7 @@ def _whole(name: str, path: Path) -> Iterator[Callable[[], None]]:
         try:
             _decompress(path, stop)
         except (OSError, zlib.error) as exc:
-            faults.append(str(exc))
+            faults.append(getattr(exc, "strerror", None) or str(exc))
 
     thread = threading.Thread(target=check, name="gzip-check", daemon=True)
     thread.start()

@@ -5,6 +5,7 @@ duckdb is imported at the first use.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 Row = tuple[Any, ...]
+
+# All but the last part of an absolute path; in quotes it may have spaces.
+_FOLDERS = re.compile(
+    r"(?P<before>(?P<quote>[\"'])|(?<![^\s(=:,]))/(?:(?(quote)[^/\"'\n]|[^/\s\"'])+/)+"
+)
 
 
 class Session:
@@ -101,19 +107,26 @@ def translated(what: str) -> Iterator[None]:
     except duckdb.OutOfMemoryException as exc:
         raise Terminal(
             f"{what}: does not fit into the warehouse's memory_limit; raise it, or have the source "
-            f"deliver smaller files ({_first_line(exc)})",
+            f"deliver smaller files ({told(exc)})",
             code="out_of_memory",
         ) from exc
     except (duckdb.TransactionException, duckdb.IOException) as exc:
-        raise Transient(f"{what}: {_first_line(exc)}", code="warehouse") from exc
+        raise Transient(f"{what}: {told(exc)}", code="warehouse") from exc
     except (duckdb.FatalException, duckdb.InternalException, duckdb.ConnectionException) as exc:
-        raise Transient(f"{what}: {_first_line(exc)}", code="warehouse") from exc
+        raise Transient(f"{what}: {told(exc)}", code="warehouse") from exc
     except duckdb.Error as exc:
-        raise Terminal(f"{what}: {_first_line(exc)}", code="warehouse") from exc
+        raise Terminal(f"{what}: {told(exc)}", code="warehouse") from exc
 
 
-def _first_line(exc: Exception) -> str:
-    return str(exc).split("\n", 1)[0][:500]
+def told(exc: Exception, path: str = "", name: str = "") -> str:
+    """What DuckDB says, in one line: `path` by its `name`, and no folder of this machine.
+
+    It is stored with the step, for the organization to read.
+    """
+    line = str(exc).split("\n", 1)[0]
+    if path:
+        line = line.replace(path, name)
+    return _FOLDERS.sub(r"\g<before>", line)[:500]
 
 
 def stored(value: object) -> object:

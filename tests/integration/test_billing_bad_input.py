@@ -152,6 +152,24 @@ def test_a_truncated_gzip(scene: Scene, cutting: Callable[[bytes], bytes]) -> No
     assert isinstance(error, Terminal)
     assert error.code == "unreadable_file"
     assert "costs-2.csv.gz" in str(error)
+    assert str(scene.export.source) not in str(error)
+
+
+def test_an_error_names_the_object_and_no_folder_of_the_machine(
+    scene: Scene, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({name: [row(1)[name]] * 9_000 for name in HEADER}), tmp_path / "whole")
+    content = bytearray((tmp_path / "whole").read_bytes())
+    content[20:60] = b"x" * 40
+    for spoilt, name in (
+        (csv_gz([row(n) for n in range(4_000)])[:-4_000], "costs-{}.csv.gz"),
+        (bytes(content), "costs-{}.parquet"),
+    ):
+        scene.put(spoilt, name=name)
+        error = scene.refuse()
+        assert error.code == "unreadable_file"
+        assert str(error).startswith("costs/data/BILLING_PERIOD=2025-02/costs-1.")
+        assert str(tmp_path) not in str(error)
 
 
 def test_a_truncated_parquet(scene: Scene, tmp_path: Path) -> None:
