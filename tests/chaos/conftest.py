@@ -107,7 +107,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     deaths = sum(value for value in found["deaths"] if isinstance(value, int))
     line = terminalreporter.write_line
     terminalreporter.section("chaos")
-    line("seeds " + " ".join(str(seed) for seed in found["seed"]))
+    line("seeds " + " ".join(str(seed) for seed in dict.fromkeys(found["seed"])))
     line(f"{len(found['seed'])} scenes, {deaths} processes killed, at")
     line("  " + ", ".join(f"{point} {hits[point]}" for point in sorted(hits)))
     line(f"  and {deaths - hits.total()} from outside at any time")
