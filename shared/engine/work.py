@@ -37,6 +37,7 @@ from shared.warehouse import Batches, Files, Load, Table, Warehouse
 
 MAX_LOG_BYTES = 256 * 1024
 _OVERRUN_GRACE = timedelta(seconds=30)
+_OUR_STORE = "a store of the engine could not be reached"  # which, and where, is for its operator
 
 
 class Worker:
@@ -117,7 +118,8 @@ class Worker:
         except StepError as raised:
             outcome, error = Result.TERMINAL, _info(raised.code, str(raised))
         except Unavailable as raised:
-            outcome, error = Result.TRANSIENT, _info("unavailable", str(raised))
+            app.log.error("store.unavailable", run=message.run_id, error=str(raised))
+            outcome, error = Result.TRANSIENT, _info("unavailable", _OUR_STORE)
         except PipelinesError as raised:
             outcome, error = Result.TERMINAL, _info("config", str(raised))
         except Exception as raised:  # noqa: BLE001  # a fault in a processor ends its step, not the worker

@@ -10,9 +10,9 @@ from pathlib import Path
 from shared.core.lineage import Evidence
 from shared.core.record import Record
 from shared.core.run import Summary
-from shared.errors import Stopped
+from shared.errors import Stopped, Unavailable
 from shared.processors import PROCESSORS
-from shared.step import StepContext, StepResult, processor
+from shared.step import Processor, StepContext, StepResult, processor
 from shared.warehouse import Column, Files, Reading, SourceFile, Table
 from tests.support.system import System
 
@@ -28,11 +28,34 @@ domain: tests
 steps:
   - step_id: only
     ps_type: tests.only
+    retry: {max_attempts: 1}
 """
 
 
 class NoConfig(Record, frozen=True, kw_only=True):
     """Nothing to say."""
+
+
+def one_step(folder: Path, only: Processor) -> System:
+    """A system with a pipeline of one step."""
+    return System(
+        folder,
+        processors={**PROCESSORS, "tests.only": only},
+        pipelines={"engine/tests/one.yml": PIPELINE},
+    )
+
+
+def test_an_error_of_our_store_says_nothing_of_where_it_is(tmp_path: Path) -> None:
+    @processor("tests.only", needs_credential=False)
+    def only(step: StepContext, config: NoConfig) -> StepResult:
+        raise Unavailable(f"{tmp_path}/state.db: database or disk is full")
+
+    with one_step(tmp_path, only) as system:
+        system.organization("acme")
+        run = system.run("acme", "engine/tests/one")
+        logs = system.call("GET", f"/pipelines/logs/acme/{run['run_id']}").json
+    assert run["error"]["code"] == "unavailable"
+    assert str(tmp_path) not in str(run) + str(logs)
 
 
 def test_a_cancel_stops_the_statement_of_a_running_load(tmp_path: Path) -> None:
@@ -64,12 +87,7 @@ def test_a_cancel_stops_the_statement_of_a_running_load(tmp_path: Path) -> None:
             raise
         return StepResult(summary=Summary(), evidence=Evidence())
 
-    system = System(
-        tmp_path,
-        processors={**PROCESSORS, "tests.only": only},
-        pipelines={"engine/tests/one.yml": PIPELINE},
-    )
-    with system:
+    with one_step(tmp_path, only) as system:
         system.organization("acme")
         run_id = system.call("POST", "/pipelines/run/acme/engine/tests/one").json["run_id"]
         assert started.wait(20)
