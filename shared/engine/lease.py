@@ -130,9 +130,11 @@ class LeaseKeeper:
                 leases = list(self._leases)
             now = app.monotonic()
             for lease in leases:
-                if lease.stopped is None and now >= lease.next_heartbeat:
-                    try:
+                try:
+                    if lease.stopped is None and now >= lease.next_heartbeat:
                         lease.renew()
-                    except Unavailable as error:
-                        # The next beat tries again; the lease runs out if none gets through.
-                        app.log.warning("lease.renewal_failed", error=str(error))
+                except Unavailable as error:
+                    # The next beat tries again; the lease runs out if none gets through.
+                    app.log.warning("lease.renewal_failed", error=str(error))
+                except Exception as error:  # noqa: BLE001  # one step's fault must not end the others'
+                    app.log.error("lease.fault", run=lease.stored.attempt.run_id, error=repr(error))

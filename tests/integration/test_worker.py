@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
-from shared.core.lineage import Evidence
+from msgspec.structs import replace
+
+from shared.core.lineage import Evidence, Writer
 from shared.core.record import Record
-from shared.core.run import Summary
+from shared.core.run import EMBEDDED_TIMING, Summary
 from shared.errors import Stopped, Unavailable
 from shared.processors import PROCESSORS
 from shared.step import Processor, StepContext, StepResult, processor
@@ -56,6 +62,48 @@ def test_an_error_of_our_store_says_nothing_of_where_it_is(tmp_path: Path) -> No
         logs = system.call("GET", f"/pipelines/logs/acme/{run['run_id']}").json
     assert run["error"]["code"] == "unavailable"
     assert str(tmp_path) not in str(run) + str(logs)
+
+
+def test_a_fault_in_stopping_one_step_ends_no_other_lease(tmp_path: Path) -> None:
+    class Breaking:
+        """A warehouse whose connection was closed a moment before it was interrupted."""
+
+        def interrupt(self, writer: Writer) -> None:
+            raise RuntimeError("connection closed")
+
+    @processor("tests.only", needs_credential=False)
+    def only(step: StepContext, config: NoConfig) -> StepResult:
+        if step.org == "acme":
+            _ = step.warehouse
+        for _ in range(60):
+            time.sleep(0.05)
+            step.check()
+        return StepResult(summary=Summary(), evidence=Evidence())
+
+    system = System(
+        tmp_path,
+        processors={**PROCESSORS, "tests.only": only},
+        pipelines={"engine/tests/one.yml": PIPELINE},
+        timing=replace(
+            EMBEDDED_TIMING,
+            lease=timedelta(seconds=1),
+            heartbeat=timedelta(seconds=0.2),
+            lease_grace=timedelta(seconds=0.2),
+        ),
+        wrap=lambda app: dataclasses.replace(app, warehouse=cast("Any", Breaking)),
+    )
+    with system:
+        system.organization("acme")
+        system.organization("globex")
+        runs = {
+            org: system.call("POST", f"/pipelines/run/{org}/engine/tests/one").json["run_id"]
+            for org in ("acme", "globex")
+        }
+        time.sleep(0.5)
+        system.call("POST", f"/pipelines/cancel/acme/{runs['acme']}")
+        assert system.ended("acme", runs["acme"])["status"] == "cancelled"
+        theirs = system.ended("globex", runs["globex"])
+    assert (theirs["status"], theirs["steps"][0]["attempt"]) == ("completed", 1)
 
 
 def test_a_cancel_stops_the_statement_of_a_running_load(tmp_path: Path) -> None:
