@@ -194,15 +194,25 @@ class LocalBus:
         ]
 
     def redrive(self, letter_id: str) -> bool:
-        letter = self._take(letter_id)
-        if letter is None:
-            return False
-        self.publish([Outgoing(Topic(letter[0]), letter[1], None, msgspec.json.decode(letter[2]))])
-        self._journal.sync()
-        return True
+        at = _micros(self._now())
+
+        def move(db: sqlite3.Connection) -> _Message | None:
+            # One write: whenever the process dies, the message is parked or published.
+            letter = _unpark(db, letter_id)
+            if letter is None:
+                return None
+            topic, body, attributes = letter
+            number = db.execute(_PUBLISH, (topic, body, attributes, at, at)).lastrowid or 0
+            return _Message(number, Topic(topic), body, msgspec.json.decode(attributes), at, 0)
+
+        message = self._journal.write(move)
+        if message is not None and message.topic in self._ready:
+            with self._changed:
+                self._put(message, at)
+        return message is not None
 
     def drop(self, letter_id: str) -> bool:
-        return self._take(letter_id) is not None
+        return self._journal.write(lambda db: _unpark(db, letter_id)) is not None
 
     def idle(self, timeout_seconds: float) -> bool:
         """Waits until nothing is ready or being handled (delayed messages apart); False at the timeout."""
@@ -221,19 +231,6 @@ class LocalBus:
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(_CLOSE_SECONDS)
-
-    def _take(self, letter_id: str) -> tuple[str, bytes, bytes] | None:
-        if not letter_id.isascii() or not letter_id.isdigit() or len(letter_id) > 18:
-            return None
-
-        def delete(db: sqlite3.Connection) -> tuple[str, bytes, bytes] | None:
-            found: tuple[str, bytes, bytes] | None = db.execute(
-                "DELETE FROM dead_letters WHERE id = ? RETURNING topic, body, attributes",
-                (int(letter_id),),
-            ).fetchone()
-            return found
-
-        return self._journal.write(delete)
 
     # Everything below runs with `self._changed` held, or in a thread of the bus.
 
@@ -348,6 +345,17 @@ class LocalBus:
                     self._put(message, available_at)
                 wait = (self._later[0][0] - now) / 1e6 if self._later else None
                 self._changed.wait(wait)
+
+
+def _unpark(db: sqlite3.Connection, letter_id: str) -> tuple[str, bytes, bytes] | None:
+    """Deletes a dead letter, and gives its topic, body and attributes."""
+    if not letter_id.isascii() or not letter_id.isdigit() or len(letter_id) > 18:
+        return None
+    found: tuple[str, bytes, bytes] | None = db.execute(
+        "DELETE FROM dead_letters WHERE id = ? RETURNING topic, body, attributes",
+        (int(letter_id),),
+    ).fetchone()
+    return found
 
 
 def _micros(at: datetime) -> int:

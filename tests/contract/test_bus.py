@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ from shared.bus import local as local_bus
 from shared.bus.local import LocalBus, Subscription
 from shared.bus.push import Answer, Deliver, in_process, over_http
 from shared.core.message import PushEnvelope, Topic, open_envelope
+from shared.errors import Unavailable
 from shared.journal import Journal
 
 WAIT = 20.0
@@ -230,6 +232,43 @@ def test_a_parked_message_can_be_redriven_once(setup: Setup) -> None:
     assert setup.endpoint.wait_for(1) == [b"x"]
     assert setup.endpoint.came[0].message.attributes == {"org": "acme"}
     assert setup.bus.dead_letters() == []
+
+
+def test_a_message_killed_while_it_is_redriven_is_parked_or_published(tmp_path: Path) -> None:
+    class Mortal(Journal):
+        """Dies at the write after the next."""
+
+        left: int | None = None
+
+        def _apply(self, operation: Callable[[Any], Any], wait: bool) -> Any:
+            if self.left == 0:
+                raise Unavailable("killed")
+            self.left = None if self.left is None else self.left - 1
+            return super()._apply(operation, wait)
+
+    def opened(journal: Journal) -> LocalBus:
+        subscriptions = {Topic.STEPS: Subscription("/push/steps", 1)}
+        return LocalBus(
+            journal, subscriptions, lambda *_: Answer(204, ""), lambda: datetime.now(UTC)
+        )
+
+    journal = Mortal(tmp_path / "bus.db")
+    bus = opened(journal)
+    bus.park(step(b"x"), "not ours", 1)
+    (letter,) = bus.dead_letters()
+    journal.left = 1
+    with suppress(Unavailable):
+        bus.redrive(letter.id)
+    journal.left = None
+    journal.close()
+    left = Journal(tmp_path / "bus.db")
+    kept = left.read(
+        lambda db: db.execute(
+            "SELECT (SELECT count(*) FROM messages) + (SELECT count(*) FROM dead_letters)"
+        ).fetchone()
+    )
+    left.close()
+    assert kept == (1,)
 
 
 @pytest.mark.parametrize("letter_id", ["", "x", "-1", "9" * 40, "١"])
