@@ -48,7 +48,7 @@ _FETCH = 1_000
 _REASONS = 3  # that a failed load names
 _RESIDUE_DIGITS = 18  # of a tail that SQL adds up; longer ones are added up here
 _BIG_FILE = 4 * 2**20
-_READ = 2**20
+_READ = 2**18
 _REJECTED = "temp.w_rejected"
 _BATCH = "temp.w_batch"
 

@@ -24,6 +24,8 @@ _FOLDERS = re.compile(
     r"(?P<before>(?P<quote>[\"'])|(?<![^\s(=:,]))/(?:(?(quote)[^/\"'\n]|[^/\s\"'])+/)+"
 )
 
+OUT_OF_MEMORY = "out_of_memory"
+
 
 class Session:
     """A cursor and the flag that stops it. Statements run in the thread that opened it."""
@@ -108,7 +110,7 @@ def translated(what: str) -> Iterator[None]:
         raise Terminal(
             f"{what}: does not fit into the warehouse's memory_limit; raise it, or have the source "
             f"deliver smaller files ({told(exc)})",
-            code="out_of_memory",
+            code=OUT_OF_MEMORY,
         ) from exc
     except (duckdb.TransactionException, duckdb.IOException) as exc:
         raise Transient(f"{what}: {told(exc)}", code="warehouse") from exc
