@@ -18,7 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import pytest
 
@@ -88,27 +88,25 @@ class Emulator:
 
     def __init__(self, kind: Kind) -> None:
         """Starts it and waits until it answers. Raises Missing, or RuntimeError with its log."""
-        self._log = Path(tempfile.mkstemp(prefix=f"{kind.name}-emulator-", suffix=".log")[1])
         said = ""
         for _ in range(_STARTS):
             with socket.create_server(("127.0.0.1", 0)) as probe:
                 port = probe.getsockname()[1]
             command = kind.command(port)
             if command is None:
-                self._log.unlink()
                 raise Missing(f"the {kind.name} emulator needs {kind.needs}")
             self.host = f"127.0.0.1:{port}"
-            with self._log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    ["/bin/sh", "-c", _LIVES_WITH_US, "sh", *command],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115  # `stop` closes it
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _LIVES_WITH_US, "sh", *command],
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
             if self._ready(kind):
                 return
-            said = self._log.read_text(errors="replace")
+            said = self._said()
             self.stop()
         raise RuntimeError(f"the {kind.name} emulator did not start {_STARTS} times:\n{said}")
 
@@ -121,16 +119,20 @@ class Emulator:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._log.unlink(missing_ok=True)
+        self._log.close()
 
     def _ready(self, kind: Kind) -> bool:
         deadline = time.monotonic() + READY_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             # Another emulator might answer at the port: only our own log says that it is ours.
-            if kind.ready in self._log.read_text(errors="replace") and self._answers():
+            if kind.ready in self._said() and self._answers():
                 return True
             time.sleep(0.05)
         return False
+
+    def _said(self) -> str:
+        # Not `read`: the emulator writes at the position that we would move.
+        return os.pread(self._log.fileno(), 1_000_000, 0).decode(errors="replace")
 
     def _answers(self) -> bool:
         try:
@@ -144,12 +146,11 @@ def _run(kind: Kind) -> Iterator[Emulator]:
     try:
         emulator = Emulator(kind)
     except Missing as missing:
-        _unavailable(str(missing))
-    yield emulator
-    emulator.stop()
-
-
-def _unavailable(why: str) -> NoReturn:
+        why = str(missing)
+    else:
+        yield emulator
+        emulator.stop()
+        return
     if os.environ.get("CI"):
         pytest.fail(f"CI must not skip this: {why}", pytrace=False)
     pytest.skip(why)

@@ -177,6 +177,12 @@ def test_a_store_that_never_answers_is_unavailable_when_its_time_is_up(slept: li
         database.close()
 
 
+def test_without_credentials_the_database_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/at/all.json")
+    with pytest.raises(Unavailable, match=r"cannot be opened.*/nowhere/at/all"):
+        Database("p", sleep=lambda _: None, random=lambda: 0.5)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
