@@ -77,8 +77,8 @@ TIMING = Timing(
     fold_interval=timedelta(milliseconds=100),
 )
 
-# After the last fault every run has ended and every slot is free within this many seconds, deadlines
-# of two minutes included. Measured over 20,000 seeds: the slowest took 1xx.
+# After the last fault every run has ended, and every slot is free, within this many seconds, deadlines
+# of two minutes and calls that hang for four included. Measured: 160 in the slowest of 22,000 seeds.
 REST = 300.0
 MOST_CALLS = 5_000  # the busiest made a third of that
 
