@@ -77,6 +77,17 @@ class Log:
 
 def line_of(level: Level, event: str, fields: dict[str, object], at: datetime) -> str:
     """One log line as JSON. A value that JSON does not know is written as its text."""
-    return json.dumps(
-        {"severity": level.name, "time": at.isoformat(), "message": event, **fields}, default=str
-    )
+    place = {"severity": level.name, "time": at.isoformat(), "message": event}
+    try:
+        return _json({**place, **fields})
+    except (TypeError, ValueError):  # a key that is no text, a number that is none
+        plain = {
+            name: value if isinstance(value, str | int | None) else str(value)
+            for name, value in fields.items()
+        }
+        return _json({**place, **plain})
+
+
+def _json(line: dict[str, object]) -> str:
+    text = json.dumps(line, default=str, allow_nan=False, ensure_ascii=False)
+    return text.encode(errors="replace").decode()  # half a character, as a file's name may have

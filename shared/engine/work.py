@@ -6,6 +6,7 @@ conditional close decides what it came to; the message decides nothing.
 
 from __future__ import annotations
 
+import threading
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -36,6 +37,7 @@ from shared.vault import Credential
 from shared.warehouse import Batches, Files, Load, Table, Warehouse
 
 MAX_LOG_BYTES = 256 * 1024
+MAX_LINE_BYTES = 16 * 1024
 _OVERRUN_GRACE = timedelta(seconds=30)
 _OUR_STORE = "a store of the engine could not be reached"  # which, and where, is for its operator
 
@@ -235,11 +237,15 @@ class RunningStep:
 
 
 class StepLines:
-    """The log of one attempt: kept in memory, flushed as numbered chunks with each lease renewal."""
+    """The log of one attempt: kept in memory, flushed as numbered chunks with each lease renewal.
+
+    The step's thread and that of the leases both flush.
+    """
 
     def __init__(self, app: App, message: StepMessage) -> None:
         self._app = app
         self._message = message
+        self._guard = threading.RLock()
         self._lines: list[bytes] = []
         self._bytes = 0
         self._chunks = 0
@@ -255,27 +261,34 @@ class StepLines:
 
     def flush(self) -> None:
         """Stores what was written since the last flush as the next chunk."""
-        lines = self.rest()
-        if lines:
-            self._chunks += 1
-            message = self._message
-            self._app.runs.append_log(
-                message.run_id, LogChunk(message.step_id, message.attempt, self._chunks, lines)
-            )
+        with self._guard:
+            lines = self.rest()
+            if lines:
+                self._chunks += 1
+                message = self._message
+                self._app.runs.append_log(
+                    message.run_id, LogChunk(message.step_id, message.attempt, self._chunks, lines)
+                )
 
     def rest(self) -> bytes:
         """What was not flushed yet."""
-        lines, self._lines, self._bytes = self._lines, [], 0
+        with self._guard:
+            lines, self._lines, self._bytes = self._lines, [], 0
         return b"".join(lines)
 
     def _add(self, level: Level, event: str, fields: dict[str, object]) -> None:
         message = self._message
         place: dict[str, object] = {"step": message.step_id, "attempt": message.attempt}
-        line = line_of(level, event, {**place, **fields}, self._app.now()).encode() + b"\n"
-        if self._bytes + len(line) > MAX_LOG_BYTES:
-            self.flush()
-        self._lines.append(line[:MAX_LOG_BYTES])
-        self._bytes += len(line)
+        now = self._app.now()
+        line = line_of(level, event, {**place, **fields}, now).encode() + b"\n"
+        if len(line) > MAX_LINE_BYTES:
+            began = line[:1000].decode(errors="ignore")
+            line = line_of(level, event, {**place, "too_long": began}, now).encode() + b"\n"
+        with self._guard:
+            if self._bytes + len(line) > MAX_LOG_BYTES:
+                self.flush()
+            self._lines.append(line)
+            self._bytes += len(line)
         if level >= self._app.log.level:
             log = self._app.log
             write = {Level.WARNING: log.warning, Level.ERROR: log.error}.get(level, log.info)
