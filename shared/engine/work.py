@@ -15,7 +15,7 @@ import msgspec
 
 from shared.app import App
 from shared.bus import Outgoing
-from shared.core.lineage import Fence, LoadReceipt, Slice, Writer
+from shared.core.lineage import Evidence, Fence, Finding, LoadReceipt, Slice, Writer
 from shared.core.message import CompletionMessage, StepMessage, Topic, encode
 from shared.core.run import (
     MAX_ERROR_BYTES,
@@ -37,6 +37,8 @@ from shared.vault import Credential
 from shared.warehouse import Batches, Files, Load, Table, Warehouse
 
 MAX_LOG_BYTES = 256 * 1024
+MAX_EVIDENCE_BYTES = 512 * 1024
+LISTED_OBJECTS = 1000
 MAX_LINE_BYTES = 16 * 1024
 _OVERRUN_GRACE = timedelta(seconds=30)
 _OUR_STORE = "a store of the engine could not be reached"  # which, and where, is for its operator
@@ -104,7 +106,7 @@ class Worker:
                 Result.OK,
                 app.now(),
                 summary=_bounded(result.summary),
-                evidence=msgspec.json.encode(result.evidence),
+                evidence=_encoded(result.evidence),
             )
         except Transient as raised:
             if raised.retry_after is not None:
@@ -304,6 +306,21 @@ def _config(processor: Processor, message: StepMessage) -> object:
 
 def _info(code: str, message: str) -> ErrorInfo:
     return ErrorInfo(code=code, message=clip(message, MAX_ERROR_BYTES - 100))
+
+
+def _encoded(evidence: Evidence) -> bytes:
+    """The evidence as stored. Of very many objects the first are listed, and that it is so is told."""
+    raw = msgspec.json.encode(evidence)
+    if len(raw) <= MAX_EVIDENCE_BYTES:
+        return raw
+    cut = Finding(
+        code="objects_listed_in_part",
+        message=f"{len(evidence.objects)} objects were read; the first {LISTED_OBJECTS} are listed",
+    )
+    listed = evidence.objects[:LISTED_OBJECTS]
+    return msgspec.json.encode(
+        msgspec.structs.replace(evidence, objects=listed, findings=(*evidence.findings, cut))
+    )
 
 
 def _bounded(summary: Summary) -> Summary:
