@@ -39,11 +39,11 @@ _COSTS = ("BilledCost", "ContractedCost", "EffectiveCost", "ListCost")
 _OF_THE_RUN = ("x_org_slug", "x_run_id", "x_ingested_at", "x_ingestion_date")
 _ALL = HistoryFilter()
 # The nets are far below: what goes on after a restart in less time goes on by the restart itself.
-_TIMING = msgspec.structs.replace(
+TIMING = msgspec.structs.replace(
     EMBEDDED_TIMING,
-    lease=timedelta(seconds=30),
-    requeue=timedelta(seconds=15),
-    effects_delay=timedelta(seconds=15),
+    lease=timedelta(seconds=60),
+    requeue=timedelta(seconds=30),
+    effects_delay=timedelta(seconds=30),
 )
 
 
@@ -69,7 +69,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     kill: Kill | None = None
     twice: int | None = None  # a seed: every message comes two times, in any order
     born: float | None = None
-    limit_seconds: float = 40
+    limit_seconds: float = 60
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +159,7 @@ def live(life: Life) -> None:
         notes.add("born", msgspec.json.encode(_birth(born, found)).decode())
         return wrapped(app, points, executions, None if life.twice is None else Random(life.twice))
 
-    embedded = open_embedded(settings, timing=_TIMING, wrap=wrap)
+    embedded = open_embedded(settings, timing=TIMING, wrap=wrap)
     opened = time.time()
     app = embedded.engine.app
     for org in life.organizations:

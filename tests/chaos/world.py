@@ -31,7 +31,7 @@ ORGS = ("acme", "beta", "gamma")
 MONTH = "2025-02"
 ROWS = 1_000
 FILES = 3
-LIMIT_SECONDS = 40
+LIMIT_SECONDS = 60
 DIED = -signal.SIGKILL
 
 ONE = (Ask(org="acme", address="engine/chaos/work", key="chaos", day="2025-02-10"),)
