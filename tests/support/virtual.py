@@ -1,8 +1,8 @@
 """Threads that hand a baton to each other under a virtual clock: one runs, the rest wait their turn.
 
 A thread gives the baton away only where it calls `pause` or waits for a `Lock`, so what happens between
-two such calls is atomic, and the same seed gives the same run. `Lock`, `Event` and `Thread` stand in
-for those of `threading` in the modules under test.
+two such calls is atomic, and the same seed gives the same run. `Lock`, `RLock`, `Event` and `Thread` stand
+in for those of `threading` in the modules under test.
 """
 
 from __future__ import annotations
@@ -258,6 +258,27 @@ class Lock:
                 scheduler.wake(actor)
 
 
+class RLock(Lock):
+    """threading.RLock among actors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._owner: Actor | None = None
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        me = None if Scheduler.current is None else Scheduler.current.actor
+        if not self._depth or self._owner is not me:
+            super().__enter__()
+            self._owner = me
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            super().__exit__()
+
+
 class Event:
     """threading.Event; `wait` lets virtual time pass."""
 
@@ -296,5 +317,5 @@ class Thread:
 
 def module(**replaced: Any) -> Any:
     """What takes the place of `threading` in a module under test."""
-    names = {"Lock": Lock, "Event": Event, "Thread": Thread, **replaced}
+    names = {"Lock": Lock, "RLock": RLock, "Event": Event, "Thread": Thread, **replaced}
     return type("virtual_threading", (), names)
