@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 MAGIC = b"PAR1"
 TAIL = 8
+_MAX_FOOTER = 64 * 2**20  # it is read into memory whole
 _TIMESTAMP_CONVERTED = frozenset({9, 10})
 _TIMESTAMP_LOGICAL = 8
 _INT96 = 3
@@ -44,7 +45,10 @@ def footer_length(tail: bytes) -> int:
     """The length of the footer that ends before the last 8 bytes. ValueError when it is no Parquet."""
     if len(tail) != TAIL or tail[4:] != MAGIC:
         raise ValueError("the file does not end as a Parquet file does: it may be cut off")
-    return int.from_bytes(tail[:4], "little")
+    length = int.from_bytes(tail[:4], "little")
+    if length > _MAX_FOOTER:
+        raise ValueError(f"the footer of the Parquet file would have {length:,} bytes")
+    return length
 
 
 def schema(footer: bytes) -> ParquetSchema:

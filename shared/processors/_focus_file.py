@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +27,8 @@ from shared.warehouse import Column, ColumnType, NullRule, Reading, SourceFile, 
 UNKNOWN = "x_unknown"
 SOURCE_FILE = "x_source_file"
 _GZIP = b"\x1f\x8b"
+_MAX_HEADER = 2**21  # as DuckDB's own max_line_size
+_MAX_COLUMNS = 10_000  # as BigQuery allows a table
 # DuckDB would take a folder `BilledCost=0` for a column, which hides the file's own.
 _NO_PARTITIONS = "hive_partitioning = false"
 _OWN = frozenset({*LINEAGE_COLUMNS, UNKNOWN, SOURCE_FILE})
@@ -193,9 +198,12 @@ def _look_csv(name: str, path: Path, null_values: Sequence[str], *, compressed: 
     opener = gzip.open if compressed else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file)
-            names = next(lines, [])
-            has_rows = any(line.strip() for line in file)
+            start = io.StringIO(file.read(_MAX_HEADER), newline="")
+            names = next(csv.reader(start), [])
+            if start.tell() == _MAX_HEADER:
+                raise csv.Error(f"the header has more than {_MAX_HEADER:,} characters")
+            parts = chain([start.read()], iter(lambda: file.read(_MAX_HEADER), ""))
+            has_rows = any(part.strip() for part in parts)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as exc:
         cause = getattr(exc, "strerror", None) or exc  # without the path
         raise Terminal(f"{name}: cannot be read: {cause}", code="unreadable_file") from exc
@@ -241,10 +249,15 @@ def _as_text(column: parquet.ParquetColumn) -> str:
 
 
 def _refuse_ambiguous(name: str, columns: Sequence[str]) -> None:
+    if len(columns) > _MAX_COLUMNS:
+        raise Terminal(
+            f"{name}: has {len(columns):,} columns, more than {_MAX_COLUMNS:,}",
+            code="unreadable_file",
+        )
     # Warehouses do not tell names apart by case, so neither may a header.
-    folded = [column.casefold() for column in columns]
+    folded = Counter(column.casefold() for column in columns)
     for column in columns:
-        if not column.strip() or folded.count(column.casefold()) > 1:
+        if not column.strip() or folded[column.casefold()] > 1:
             raise Terminal(
                 f"{name}: has the column {column!r} twice or without a name",
                 code="duplicate_column",

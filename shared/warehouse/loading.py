@@ -46,6 +46,7 @@ _SMALL = 10**12
 _BATCH_ROWS = 20_000
 _FETCH = 1_000
 _REASONS = 3  # that a failed load names
+_MOST_KEYS = 10_000  # of day and currency: their sums are kept in memory, and in the evidence
 _RESIDUE_DIGITS = 18  # of a tail that SQL adds up; longer ones are added up here
 _BIG_FILE = 4 * 2**20
 _READ = 2**18
@@ -275,10 +276,17 @@ class Loading:
         cast = f"SELECT day, currency{values} FROM ({texts})"
         sums = "".join(f", {_sum_of(f'v{place}')}, {_tail_of(place)}" for place in totals)
         rows = self.session.run(
-            f"SELECT day, currency, count(*){sums} FROM ({cast}) GROUP BY day, currency",
+            f"SELECT day, currency, count(*){sums} FROM ({cast}) GROUP BY day, currency "
+            f"LIMIT {_MOST_KEYS + 1}",
             shape.params,
         )
         self._refuse_outside(name, rows, dated=RUN_DATE in shape.selected)
+        if len({*self.tally.rows, *(self._key(*row[:2]) for row in rows)}) > _MOST_KEYS:
+            raise Terminal(
+                f"{name}: has more than {_MOST_KEYS:,} pairs of a day and a currency; is "
+                f"{self.load.currency_column} a currency?",
+                code="too_many_currencies",
+            )
         long = [place for place in totals if any(row[3 + 6 * place + 5] for row in rows)]
         for day, currency, count, *parts in rows:
             key = self._key(day, currency)

@@ -348,6 +348,22 @@ def test_a_null_in_a_mandatory_cost_is_a_finding(scene: Scene, cell: str) -> Non
     assert scene.query("SELECT COUNT(*) FROM aws_focus WHERE ContractedCost IS NULL") == [(1,)]
 
 
+def test_a_file_takes_no_memory_that_it_chooses(scene: Scene) -> None:
+    wide = ",".join(f"c{number}" for number in range(200_000))
+    for header in (wide, wide * 2, '"a\n",' * 500_000):
+        scene.put(gzip.compress(f"{header}\n1\n".encode()))
+        error = scene.refuse()
+        assert error.code == "unreadable_file"
+        assert "more than" in str(error)
+
+
+def test_what_has_more_values_than_there_are_currencies_is_none(scene: Scene) -> None:
+    scene.put(csv_gz([row(n, BillingCurrency=f"C{n}") for n in range(10_001)]))
+    error = scene.refuse()
+    assert error.code == "too_many_currencies"
+    assert "BillingCurrency" in str(error)
+
+
 def test_a_file_that_is_replaced_while_it_is_read_comes_again(scene: Scene) -> None:
     scene.put(csv_gz([row(1)]), csv_gz([row(2)]))
     path = scene.export.source / "costs/data/BILLING_PERIOD=2025-02/costs-1.csv.gz"

@@ -82,3 +82,8 @@ def test_a_footer_cut_anywhere_is_a_value_error_or_whole(tmp_path: Path, table: 
 def test_what_does_not_end_as_parquet_is_none(tail: bytes) -> None:
     with pytest.raises(ValueError, match="cut off"):
         parquet.footer_length(tail)
+
+
+def test_a_footer_that_would_not_fit_into_memory_is_not_read() -> None:
+    with pytest.raises(ValueError, match="4,294,967,295 bytes"):
+        parquet.footer_length(b"\xff\xff\xff\xffPAR1")
