@@ -21,7 +21,7 @@ from shared.core.lineage import Evidence, Finding, LoadReceipt
 from shared.core.period import months
 from shared.core.record import Record
 from shared.core.run import Summary
-from shared.errors import Transient
+from shared.errors import Terminal, Transient
 from shared.objects import ObjectInfo, ObjectStore
 from shared.processors._delivery import Delivery, newest
 from shared.processors._focus_file import (
@@ -197,13 +197,21 @@ def _fetched(store: ObjectStore, info: ObjectInfo) -> Iterator[Path]:
     In overwrite mode a refresh replaces files under their names before it writes its manifest.
     """
     with store.fetch(info.key) as path:
-        yield path
+        try:
+            yield path
+        except Terminal as exc:  # what is wrong with a file that is just being written mends itself
+            _refuse_changed(store, info, exc)
+            raise
+    _refuse_changed(store, info)
+
+
+def _refuse_changed(store: ObjectStore, info: ObjectInfo, cause: Terminal | None = None) -> None:
     now = store.info(info.key)
     if now is None or now.version != info.version:
         raise Transient(
             f"{info.key}: was replaced while it was read; its new manifest will follow",
             code="export_changed",
-        )
+        ) from cause
 
 
 def _summary(deliveries: list[Delivery], evidence: Evidence) -> Summary:

@@ -389,6 +389,32 @@ def test_a_file_that_is_replaced_while_it_is_read_comes_again(scene: Scene) -> N
     assert scene.everything() == scene.before
 
 
+def test_a_file_that_is_broken_because_it_is_being_replaced_comes_again(scene: Scene) -> None:
+    paths = scene.put(csv_gz([row(1)]), csv_gz([row(2)]))
+    path = scene.export.source / "costs/data/BILLING_PERIOD=2025-02/costs-1.csv.gz"
+    scene.export.manifest("2025-02", paths)
+
+    class Refreshed(BareStep):
+        def check(self) -> None:
+            if self.checks == 1:
+                path.write_bytes(csv_gz([row(n) for n in range(99)])[:-9])  # not yet whole
+            super().check()
+
+    later = scene.later
+    step = Refreshed(
+        later.root,
+        later.warehouse,
+        later.start_date,
+        later.end_date,
+        run_id=later.run_id,
+        run_created_at=later.run_created_at,
+    )
+    with pytest.raises(Transient) as caught:
+        scene.extract(step)
+    assert caught.value.code == "export_changed"
+    assert scene.everything() == scene.before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
