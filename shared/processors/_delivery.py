@@ -123,7 +123,7 @@ def newest(store: ObjectStore, export: str, period: date) -> Delivery:
 def _read(store: ObjectStore, info: ObjectInfo) -> _Manifest:
     try:
         return msgspec.json.decode(store.read(info.key, MANIFEST_LIMIT), type=_Manifest)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise Terminal(
             f"{info.key}: is no manifest of a data export: {exc}", code="manifest_unreadable"
         ) from exc

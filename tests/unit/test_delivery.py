@@ -158,7 +158,19 @@ def test_a_file_named_twice_is_refused(export: Export) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"{}", b'{"dataFiles": "a"}', b'{"reportKeys": []}', b"\xff\xfe"]
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"dataFiles": "a"}',
+        b'{"reportKeys": []}',
+        b"\xff\xfe",
+        b'{"dataFiles": ["\xff"]}',
+        b'{"dataFiles": [], "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+    ids=range(9),
 )
 def test_what_is_no_manifest_is_refused_by_name(export: Export, content: bytes) -> None:
     export.manifest("2025-02", []).write_bytes(content)
