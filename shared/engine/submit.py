@@ -226,7 +226,14 @@ def _replay(run: Run, request_hash: str) -> Submitted:
 
 def _credential(app: App, asked: Submission, pipeline: Pipeline) -> tuple[str, dict[str, Json]]:
     if not pipeline.needs_credential(app.processors):
-        return asked.credential_id or NO_CREDENTIAL, {}
+        if asked.credential_id is not None:
+            # It would name slices of its own, beside those of the runs without it: the rows twice.
+            raise Invalid(
+                f"pipeline {pipeline.address!r} uses no credential",
+                [Fault("credential_id", "is not for this pipeline; leave it out")],
+                code="credential_not_used",
+            )
+        return NO_CREDENTIAL, {}
     if asked.credential_id is not None:
         info = app.vault.info(asked.org, pipeline.provider, asked.credential_id)
         if info is None or not info.active:

@@ -185,6 +185,13 @@ def test_an_organization_that_is_not_active_may_not_run(
     assert untouched(system, tenant)
 
 
+def test_a_credential_that_no_step_uses_is_refused(system: System, tenant: Tenant) -> None:
+    for credential_id in ("main", "", "x" * 10_000):
+        reply = run(system, tenant, {"credential_id": credential_id})
+        assert (reply.status, reply.json["error"]) == (400, "credential_not_used")
+    assert untouched(system, tenant)
+
+
 def test_an_organization_cannot_lift_its_own_suspension(system: System, tenant: Tenant) -> None:
     keys = f"/admin/orgs/{tenant.slug}/keys"
     made = system.call("POST", keys, {"name": "theirs", "scopes": ["admin"]})
