@@ -2,7 +2,7 @@
 
 2xx acknowledges and says that the fact is stored; 503 refuses and brings the message again, and is
 said only when our own store cannot be reached: a refused push slows the subscription for everybody.
-What cannot be read is parked with its reason and acknowledged.
+What cannot be read is parked with its reason and acknowledged. 500 is a fault of ours, told in the log.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from shared.bus import Outgoing
 from shared.core.message import PushEnvelope, PushMessage, Topic, open_envelope
 from shared.engine import Engine
 from shared.errors import Unavailable, Unreadable
+from shared.log import fault_of
 
 
 def receive(request: Request, topic: Topic, handle: Callable[[Engine, bytes], None]) -> Response:
@@ -31,6 +32,12 @@ def receive(request: Request, topic: Topic, handle: Callable[[Engine, bytes], No
             letter = Outgoing(topic, envelope.message.data, None, envelope.message.attributes)
             made.app.bus.park(letter, str(error), envelope.delivery_attempt or 1)
             made.app.log.error("message.parked", topic=topic, reason=str(error))
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  # it comes again, and is parked if it always fails
+            run = envelope.message.attributes.get("run")
+            made.app.log.error("message.fault", topic=topic, run=run, **fault_of(error))
+            return Response(type(error).__name__, status=500, mimetype="text/plain")
     except Unavailable as error:
         return Response(str(error), status=503, mimetype="text/plain")
     return Response(status=204)

@@ -75,6 +75,19 @@ class Log:
         stream.flush()
 
 
+def fault_of(error: BaseException) -> dict[str, object]:
+    """Fields that say which fault it was, and where; not its text, which may hold somebody's values."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = "an unknown place"
+    if frame is not None:
+        code = frame.tb_frame.f_code
+        file = "/".join(code.co_filename.rsplit("/", 2)[-2:])
+        where = f"{file}:{frame.tb_lineno} ({code.co_name})"
+    return {"error": type(error).__name__, "where": where}
+
+
 def line_of(level: Level, event: str, fields: dict[str, object], at: datetime) -> str:
     """One log line as JSON. A value that JSON does not know is written as its text."""
     place = {"severity": level.name, "time": at.isoformat(), "message": event}

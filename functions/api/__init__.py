@@ -12,7 +12,7 @@ from functions.api.http import Call, authenticate, authorize, problem
 from functions.api.routes import PREFIX, ROUTES, URLS, Route
 from shared.bootstrap import engine, new_id
 from shared.errors import NotFound, PipelinesError, RequestError, WrongMethod
-from shared.log import Log
+from shared.log import Log, fault_of
 
 _HARMLESS = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -37,8 +37,8 @@ def api(request: Request) -> Response:
     except PipelinesError as error:
         log.error("api.failed", request_id=request_id, error=str(error))
         response = problem(error, request_id)
-    except Exception as error:  # noqa: BLE001  # a stack trace leaves by the log, never by the answer
-        log.error("api.fault", request_id=request_id, error=repr(error))
+    except Exception as error:  # noqa: BLE001  # where it was leaves by the log, never by the answer
+        log.error("api.fault", request_id=request_id, **fault_of(error))
         response = problem(error, request_id)
     response.headers["X-Request-Id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -29,7 +29,7 @@ from shared.core.run import (
 )
 from shared.engine.lease import CANCELLED, TIMED_OUT, TIMEOUT, Lease, LeaseKeeper
 from shared.errors import PipelinesError, StepError, Stopped, Terminal, Transient, Unavailable
-from shared.log import Level, line_of
+from shared.log import Level, fault_of, line_of
 from shared.objects import ObjectStore
 from shared.state import Close, LogChunk
 from shared.step import Processor
@@ -127,9 +127,9 @@ class Worker:
         except PipelinesError as raised:
             outcome, error = Result.TERMINAL, _info("config", str(raised))
         except Exception as raised:  # noqa: BLE001  # a fault in a processor ends its step, not the worker
-            kind = type(raised).__name__
-            where = _where(raised)
-            outcome, error = Result.TERMINAL, _info("processor_fault", f"{kind} in {where}")
+            fault = fault_of(raised)
+            said = f"{fault['error']} in {fault['where']}"
+            outcome, error = Result.TERMINAL, _info("processor_fault", said)
         finally:
             self._leases.remove(lease)
         log.error("step.failed", code=error.code, error=error.message)
@@ -325,14 +325,3 @@ def _encoded(evidence: Evidence) -> bytes:
 
 def _bounded(summary: Summary) -> Summary:
     return msgspec.structs.replace(summary, message=clip(summary.message, MAX_SUMMARY_BYTES - 300))
-
-
-def _where(error: Exception) -> str:
-    """The place of a fault, without the values that its text may hold."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    if frame is None:
-        return "an unknown place"
-    code = frame.tb_frame.f_code
-    return f"{code.co_filename.rsplit('/', 2)[-1]}:{frame.tb_lineno} ({code.co_name})"
