@@ -35,11 +35,9 @@ class Scene:
         raise ValueError(CANARY)
 
     def request(self, path: str, body: bytes = b"") -> Request:
-        environ = EnvironBuilder(
-            path=path, method="POST", data=body, headers={"X-API-Key": "x"}
-        ).get_environ()
-        made: dict[str, Any] = {**environ, ENGINE_KEY: self.engine}
-        return Request(made)
+        built = EnvironBuilder(path=path, method="POST", data=body, headers=[("X-API-Key", "x")])
+        environ: dict[str, Any] = {**built.get_environ(), ENGINE_KEY: self.engine}
+        return Request(environ)
 
     def logged(self) -> dict[str, Any]:
         (line,) = self.stream.getvalue().splitlines()
