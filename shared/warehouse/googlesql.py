@@ -53,8 +53,9 @@ def parse(sql: str) -> Parsed:
 def _faults(tree: Expr) -> Iterator[str]:
     from sqlglot import exp  # noqa: PLC0415 -- only who reads SQL pays for sqlglot
 
-    ctes = {cte.alias for cte in tree.find_all(exp.CTE)}
     for cte in tree.find_all(exp.CTE):
+        if not _is_identifier(cte.alias):
+            yield f"{cte.alias!r} is not a name of a CTE"
         if any(table.name == cte.alias for table in cte.this.find_all(exp.Table)):
             yield f"the CTE {cte.alias} reads a table of its own name"
     for table in tree.find_all(exp.Table):
@@ -62,7 +63,7 @@ def _faults(tree: Expr) -> Iterator[str]:
             yield f"{table.this.sql('bigquery')} is a table function: only tables can be read"
         elif table.db or table.catalog:
             yield f"{table.sql('bigquery')} names a dataset: tables are the organization's own"
-        elif table.name not in ctes and not _is_identifier(table.name):
+        elif not _is_identifier(table.name):
             yield f"{table.sql('bigquery')} is not a name of a table"
     for parameter in tree.find_all(exp.Parameter):
         if isinstance(parameter.this, exp.Parameter):
@@ -78,6 +79,30 @@ def _faults(tree: Expr) -> Iterator[str]:
         for node in tree.find_all(kind):
             if not isinstance(node, exp.Query):
                 yield f"{node.sql('bigquery')[:60]} {what}"
+
+
+def _is_cte(table: Expr) -> bool:
+    """Is there a CTE of that name where the table stands? A name that is none is the organization's.
+
+    What is left without a dataset is DuckDB's to look up: its catalog, with every organization's
+    tables, or a file.
+    """
+    from sqlglot import exp  # noqa: PLC0415 -- only who reads SQL pays for sqlglot
+
+    name = table.name.casefold()  # as GoogleSQL compares them
+    inside: Expr | None = None
+    node = table.parent
+    while node is not None:
+        if isinstance(node, exp.CTE):
+            inside = node
+        elif isinstance(node, exp.Query):
+            for cte in node.ctes:
+                if cte is inside:  # it sees those before it
+                    break
+                if cte.alias.casefold() == name:
+                    return True
+        node = node.parent
+    return False
 
 
 def _is_identifier(name: str) -> bool:
@@ -176,11 +201,9 @@ def _qualified(tree: Expr, dataset: str) -> Expr:
     from sqlglot import exp  # noqa: PLC0415 -- only who reads SQL pays for sqlglot
 
     copy = tree.copy()
-    ctes = {cte.alias for cte in copy.find_all(exp.CTE)}
-    for table in copy.find_all(exp.Table):
-        if table.name not in ctes:
-            table.set("db", exp.to_identifier(dataset, quoted=True))
-            table.this.set("quoted", True)
-            if not table.alias:
-                table.set("alias", exp.TableAlias(this=exp.to_identifier(table.name)))
+    for table in [table for table in copy.find_all(exp.Table) if not _is_cte(table)]:
+        table.set("db", exp.to_identifier(dataset, quoted=True))
+        table.this.set("quoted", True)
+        if not table.alias:
+            table.set("alias", exp.TableAlias(this=exp.to_identifier(table.name)))
     return copy
