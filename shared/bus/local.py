@@ -289,6 +289,8 @@ class LocalBus:
                     "SELECT body FROM messages WHERE id = ?", (message.id,)
                 ).fetchone()
             )
+            if row is None:
+                return  # acknowledged meanwhile
             body = row[0]
         envelope = PushEnvelope(
             message=PushMessage(

@@ -187,9 +187,9 @@ def test_a_truncated_parquet(scene: Scene, tmp_path: Path) -> None:
     "content",
     [
         b"",
-        gzip.compress(b""),
+        gzip.compress(b"", mtime=0),
         b"PAR1",
-        gzip.compress(csv_text([row(1)]).encode() + b"one,cell too few\n"),
+        gzip.compress(csv_text([row(1)]).encode() + b"one,cell too few\n", mtime=0),
         gzip.compress(csv_text([row(1)]).encode().replace(b"charge", b"\xff\xfe")),
     ],
 )

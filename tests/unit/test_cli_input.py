@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -43,17 +43,24 @@ def test_an_address_has_three_parts() -> None:
             address_of(text)
 
 
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_there_at_once_and_tells_the_exit_codes() -> None:
     command = [sys.executable, "-m", "shared.cli"]
     took, said = [], ""
     for _ in range(4):
-        began = time.perf_counter()
+        began = _cpu_of_children()
         said = subprocess.run(
             [*command, "--help"], cwd=ROOT, capture_output=True, check=True, text=True
         ).stdout
-        took.append(time.perf_counter() - began)
-    print(f"pipelines --help: {min(took):.2f} s")
-    assert min(took) < 0.8  # 0.25 s alone on two cores; twice the figure where others run
+        took.append(_cpu_of_children() - began)
+    print(f"pipelines --help: {min(took):.2f} s of CPU")
+    assert (
+        min(took) < 0.6
+    )  # 0.2 s alone; CPU, not the clock, for a busy machine is no fault of ours
     for name in ("demo", "dev", "run", "status", "history", "evidence", "validate", "credentials"):
         assert f" {name} " in said
     told = subprocess.run(
