@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -47,11 +46,6 @@ def engine(environ: Mapping[str, Any]) -> Engine:
     return _of_process().engine if given is None else given
 
 
-@cache
-def _of_process() -> Embedded:
-    return open_embedded(read_settings())
-
-
 def utc_now() -> datetime:
     """The clock of every process that is not a test."""
     return datetime.now(UTC)
@@ -75,6 +69,10 @@ def once(make: Callable[[], T]) -> Callable[[], T]:
         return made[0]
 
     return get
+
+
+# Requests that come first at once wait for one of them: a folder is taken once.
+_of_process = once(lambda: open_embedded(read_settings()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,6 +99,30 @@ def test_the_api_runs_a_pipeline(served: Served) -> None:
         time.sleep(0.05)
 
 
+FIRST_AT_ONCE = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+from shared.bootstrap import engine
+
+with ThreadPoolExecutor(4) as pool:
+    print(len({id(made) for made in pool.map(engine, [{}] * 4)}), flush=True)
+os._exit(0)
+"""
+
+
+def test_requests_that_come_first_at_once_share_one_engine(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_AT_ONCE],
+        cwd=ROOT,
+        env={**os.environ, "PIPELINES_DATA": str(tmp_path / "data")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
 @pytest.mark.parametrize("served", ["step_worker", "coordinator"], indirect=True)
 def test_a_message_that_is_not_ours_is_acknowledged_and_parked(
     served: Served, folder: Path
