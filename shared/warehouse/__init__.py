@@ -172,7 +172,10 @@ class Warehouse(Protocol):
         covers: frozenset[Slice],
         check: Callable[[], None],
     ) -> LoadReceipt:
-        """Runs a stored procedure of `configs/system/procedures` in one transaction."""
+        """Runs a stored procedure of `configs/system/procedures` in one transaction.
+
+        Its fence is as old as the newest source that its input holds of the covered slices.
+        """
 
     def query(
         self, dataset: str, sql: str, params: Mapping[str, Value], limit: int = 10_000

@@ -164,6 +164,7 @@ class DuckdbWarehouse:
         ):
             added = self._shape_table(session, dataset, table)
             ledger = Ledger(session, dataset, table.name, covered)
+            writer = ledger.behind_its_input(writer)
             ledger.fence(writer, compiled.procedure.version)
             made = Calling(session, dataset, compiled, covered, writer, self._now())
             extracted, totals, marked, nulls = made.run(ledger, bound)

@@ -132,6 +132,21 @@ class Ledger:
                 code="superseded",
             )
 
+    def behind_its_input(self, writer: Writer) -> Writer:
+        """`writer` with a fence as old as the newest source that other tables hold of these slices.
+
+        A procedure reads what is there now, whichever run loaded it: of two runs that overlap, the
+        one that consolidates the newer delivery must win, also when it is the older run.
+        """
+        newest = self._session.run(
+            f"SELECT max(source_at) FROM {self._loads} "
+            f"WHERE table_name <> $w_table AND {self._covered.where}",
+            self._params,
+        )[0][0]
+        if newest is None:
+            return writer
+        return writer._replace(fence=writer.fence._replace(source_at=aware(newest)))
+
     def clear_rejects(self) -> None:
         self._session.run(f"DELETE FROM {self.rejects} WHERE {self._where}", self._params)
 

@@ -478,3 +478,19 @@ def test_the_official_sample_is_exact_in_both_of_its_months(step: BareStep, expo
         tuple(totals[cost] for cost in COSTS)
     ]
     assert query(both, "SELECT COUNTIF(ContractedCost IS NULL) FROM focus_costs") == [(7,)]
+
+
+def test_of_two_runs_that_overlap_the_newer_delivery_is_consolidated(
+    step: BareStep, export: Export
+) -> None:
+    """The older run extracts the newer delivery; the table must not stay with the one before."""
+    at = datetime(2025, 3, 1, tzinfo=UTC)
+    older = step.another(run_created_at=at)
+    newer = step.another(run_created_at=at + timedelta(minutes=1))
+    export.deliver("2025-02", [row(1)], at=at)
+    extract(newer)
+    consolidate(newer)
+    export.deliver("2025-02", [row(1), row(2)], at=at + timedelta(minutes=2))
+    extract(older)
+    consolidate(older)
+    assert query(older, "SELECT COUNT(*) FROM focus_costs") == [(2,)]
