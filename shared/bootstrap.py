@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
@@ -94,11 +95,11 @@ class Embedded:
         engine: Engine,
         start: Callable[[], None],
         unfinished: Callable[[], list[str]],
-        closers: list[Callable[[], None]],
+        opened: ExitStack,
     ) -> None:
         self.engine = engine
         self._unfinished = unfinished
-        self._closers = closers
+        self._opened = opened
         self._stopping = threading.Event()
         start()
         self._ticker = threading.Thread(target=self._tick, name="ticker", daemon=True)
@@ -110,8 +111,7 @@ class Embedded:
             return
         self._stopping.set()
         self._ticker.join()
-        for closer in self._closers:
-            closer()
+        self._opened.close()
 
     def _tick(self) -> None:
         self._recover()
@@ -164,8 +164,24 @@ def open_embedded(
     """Opens the embedded backends in `settings.data` and goes on with what was left there.
 
     `processors` replaces those of the release, and `wrap` may put something between engine and ports:
-    both are for tests. Raises ConfigError, Unavailable (another process has the folder).
+    both are for tests. Raises ConfigError, Unavailable (another process has the folder); then nothing
+    is left open.
     """
+    table = _processors() if processors is None else processors
+    with ExitStack() as stack:
+        embedded = _embedded(settings, clock or Clock(), timing, table, wrap, stack)
+        stack.pop_all()  # it is the system's to close now
+    return embedded
+
+
+def _embedded(
+    settings: Settings,
+    clock: Clock,
+    timing: Timing,
+    table: Mapping[str, Processor],
+    wrap: Callable[[App], App],
+    stack: ExitStack,
+) -> Embedded:
     from shared.accounts.sqlite import SqliteAccounts  # noqa: PLC0415  # only this branch uses them
     from shared.bus.local import LocalBus, Subscription  # noqa: PLC0415
     from shared.core.plans import parse_plans  # noqa: PLC0415
@@ -173,11 +189,12 @@ def open_embedded(
     from shared.state.sqlite import SqliteRunStore  # noqa: PLC0415
     from shared.vault.local import LocalKeyRing, SqliteVault  # noqa: PLC0415
 
-    clock = clock or Clock()
-    table = _processors() if processors is None else processors
     plans = parse_plans(*_text(settings.configs / "system" / "plans.yml"))
-    release = _take(settings.data)
+    closing = ExitStack()
+    stack.push(closing)
+    closing.callback(_take(settings.data))
     journal = Journal(settings.data / "state.db")
+    closing.callback(journal.close)
     runs = SqliteRunStore(journal)
     runs.expire_leases(clock.now())
     environ: dict[str, Any] = {}
@@ -190,7 +207,7 @@ def open_embedded(
         in_process(push_application, environ),
         clock.now,
     )
-    opened: list[Callable[[], None]] = []
+    warehouses: list[Warehouse] = []
 
     def open_warehouse() -> Warehouse:
         from shared.warehouse.duckdb import DuckdbWarehouse  # noqa: PLC0415
@@ -201,7 +218,7 @@ def open_embedded(
             clock.now,
             memory_limit=f"{settings.memory_mb}MB",
         )
-        opened.append(made.close)
+        warehouses.append(made)
         return made
 
     accounts = SqliteAccounts(journal, plans)
@@ -231,11 +248,13 @@ def open_embedded(
     environ[ENGINE_KEY] = made
 
     def close_warehouse() -> None:
-        for close in opened:
-            close()
+        for warehouse in warehouses:
+            warehouse.close()
 
-    closers = [bus.close, made.close, close_warehouse, journal.close, release]
-    return Embedded(made, bus.start, runs.unfinished, closers)
+    closing.callback(close_warehouse)
+    closing.callback(made.close)
+    closing.callback(bus.close)
+    return Embedded(made, bus.start, runs.unfinished, closing)
 
 
 def _text(path: Path) -> tuple[str, str]:
@@ -267,8 +286,10 @@ def _make_platform_key(accounts: Accounts, path: Path, now: datetime) -> None:
     if path.exists():
         return
     _, text = accounts.create_key(None, "platform", [Scope.ADMIN], now)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    written = path.with_suffix(".new")
+    with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
+    written.replace(path)  # a key that is there is whole
 
 
 def _processors() -> Mapping[str, Processor]:

@@ -57,9 +57,12 @@ class Call(NamedTuple):
 
 def json_body(request: Request) -> Any:
     """The body as JSON; an empty body is an empty object. Raises Invalid."""
-    if (request.content_length or 0) > MAX_BODY_BYTES:
+    # Not by the header alone: a chunked body has none.
+    raw = b""
+    if (request.content_length or 0) <= MAX_BODY_BYTES:
+        raw = request.stream.read(MAX_BODY_BYTES + 1)
+    if len(raw) > MAX_BODY_BYTES or (request.content_length or 0) > MAX_BODY_BYTES:
         raise TooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes")
-    raw = request.get_data(cache=False)
     if not raw.strip():
         return {}
     if request.mimetype not in ("application/json", ""):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -228,9 +229,10 @@ class LocalBus:
                 waker.notify_all()
             self._changed.notify_all()
             threads, self._threads = self._threads, []
+        until = time.monotonic() + _CLOSE_SECONDS  # for all of them together
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join(_CLOSE_SECONDS)
+                thread.join(max(0.0, until - time.monotonic()))
 
     # Everything below runs with `self._changed` held, or in a thread of the bus.
 
@@ -274,12 +276,17 @@ class LocalBus:
             try:
                 self._handle(path, message)
             except Unavailable:
-                pass  # the file is closed or broken; the message stays in it
+                self._again(message)  # it stays in the file; what is lost is only its turn
             finally:
                 with self._changed:
                     self._busy -= 1
                     if not self._busy:
                         self._changed.notify_all()
+
+    def _again(self, message: _Message) -> None:
+        with self._changed:
+            if self._running:
+                self._put(message, _micros(self._now() + LAST_RETRY))
 
     def _handle(self, path: str, message: _Message) -> None:
         body = message.body

@@ -26,6 +26,8 @@ from shared.engine.advance import step_messages
 from shared.errors import Fault, Forbidden, Invalid, Mismatch, NotFound, QuotaExceeded, Unavailable
 
 _TRIES = 20
+MAX_PARAMETERS_BYTES = 16 * 1024
+MAX_PLAN_BYTES = 512 * 1024
 
 
 class Submission(NamedTuple):
@@ -104,6 +106,11 @@ def prepare(app: App, asked: Submission, run_id: str, now: datetime) -> tuple[Pa
         raise NotFound(f"there is no organization {asked.org!r}", code="org_not_found")
     if not organization.may_run:
         raise _forbidden(asked.org, organization.status)
+    if len(msgspec.json.encode(asked.parameters)) > MAX_PARAMETERS_BYTES:
+        raise Invalid(
+            "the request cannot be stored",
+            [Fault("parameters", f"are more than {MAX_PARAMETERS_BYTES} bytes as JSON")],
+        )
     pipeline = app.catalog().get(asked.address)
     dates = parse_dates(asked.start_date, asked.end_date, now)
     credential_id, metadata = _credential(app, asked, pipeline)
@@ -123,6 +130,12 @@ def prepare(app: App, asked: Submission, run_id: str, now: datetime) -> tuple[Pa
         credential_metadata=metadata,
         project_id=app.project_id,
     )
+    if (size := len(msgspec.json.encode(plan))) > MAX_PLAN_BYTES:
+        raise Invalid(
+            f"the resolved pipeline has {size} bytes, of {MAX_PLAN_BYTES} at most:"
+            " make its configuration smaller, or split it",
+            code="plan_too_large",
+        )
     return params, plan
 
 

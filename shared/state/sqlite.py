@@ -69,7 +69,7 @@ _decode_run = msgspec.json.Decoder(Run).decode
 _decode_attempt = msgspec.json.Decoder(Attempt).decode
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)  # a plan may have hundreds of kilobytes
 def _decode_plan(plan: bytes) -> Plan:
     return msgspec.json.decode(plan, type=Plan)
 

@@ -69,7 +69,7 @@ class LocalKeyRing:
         key = dict(self._load()).get(key_id)
         if key is None:
             raise Terminal(
-                f"{self._path}: no key in it has sealed this data key; add the lines of the key file "
+                "no key in the key file has sealed this data key; add the lines of the key file "
                 "that was in use when the credential was stored, or store the credential again",
                 code="unsealable",
             )

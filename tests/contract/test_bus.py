@@ -336,6 +336,24 @@ def test_bodies_that_were_not_kept_in_memory_are_read_again(
     assert _soon(lambda: set(setup.endpoint.bodies()) == {b"%d" % n for n in range(30)})
 
 
+def test_a_message_whose_file_was_locked_for_a_while_gets_its_turn_again(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_bus, "LAST_RETRY", timedelta(milliseconds=20))
+    journal = setup.bus._journal
+    execute, locked = journal.execute, threading.Event()
+
+    def busy(sql: str, values: Any, *, wait: bool = True) -> Any:
+        if sql.startswith("DELETE") and not locked.is_set():
+            locked.set()
+            raise Unavailable("database is locked")
+        return execute(sql, values, wait=wait)
+
+    monkeypatch.setattr(journal, "execute", busy)
+    setup.bus.publish([step(b"x")])
+    assert setup.endpoint.wait_for(2) == [b"x", b"x"]
+
+
 def test_an_endpoint_that_is_gone_is_a_refusal() -> None:
     answer = over_http("http://127.0.0.1:9", timeout_seconds=1)("/push/steps", b"{}")
     assert isinstance(answer, Answer)

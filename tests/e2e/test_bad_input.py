@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import urllib3
 
 from tests.e2e.conftest import Tenant
 from tests.support.system import Reply, System
@@ -101,6 +103,7 @@ def test_an_unknown_pipeline_is_named_with_its_near_miss(system: System, tenant:
         ({"start_dat": "2026-01-01"}, "start_dat"),
         ({"parameters": {"sceonds": 1}}, "parameters.sceonds"),
         ({"parameters": []}, "parameters"),
+        ({"parameters": {"seconds": "x" * 20_000}}, "parameters"),
         ({"dry_run": "yes"}, "dry_run"),
     ],
 )
@@ -132,6 +135,22 @@ def test_a_body_that_is_no_object_is_refused(system: System, tenant: Tenant, raw
 def test_a_body_of_ten_megabytes_is_refused(system: System, tenant: Tenant) -> None:
     reply = run(system, tenant, b'{"x": "' + b"a" * 10_000_000 + b'"}')
     assert (reply.status, reply.json["error"]) == (413, "body_too_large")
+
+
+def test_a_body_without_a_length_is_bounded_too(system: System, tenant: Tenant) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b'{"x": "'
+        for _ in range(30):
+            yield b"a" * 100_000
+        yield b'"}'
+
+    path = f"/pipelines/run/{tenant.slug}/{FIVE}"
+    headers = {"X-API-Key": tenant.key, "Content-Type": "application/json"}
+    reply = urllib3.request(
+        "POST", system.url + path, body=chunks(), headers=headers, retries=False
+    )
+    assert reply.status == 413
+    assert untouched(system, tenant)
 
 
 def test_a_body_of_another_kind_is_refused(system: System, tenant: Tenant) -> None:
