@@ -1,10 +1,10 @@
-"""Accounts in PostgreSQL (Supabase, through its transaction pooler): `supabase/migrations` is the schema.
+"""Accounts in PostgreSQL (Supabase, through its transaction pooler), in the schema of `supabase/`.
 
 A run costs two transactions, `reserve` and `settle`. Each is one call of one function of the database,
-because the usage row of an organization is then locked for no round trip: beside a bare UPDATE of one
-row, the function reaches 0.9 of its rate with one client and 0.6 with eight on one organization; the
-same statements sent by the client 0.6 and 0.3, on a socket, where a round trip costs least
-(`benchmarks/reservations.py`).
+so that the usage row of an organization is locked for no round trip. Of the rate of a bare UPDATE of
+one row that reaches 0.8 with one client and 0.7 with eight on one organization; the same statements
+sent by the client reach 0.75 and 0.5, over a socket, where a round trip costs least
+(`benchmarks/reservations.py`; two cores that others used too).
 
 Organizations and keys are read at most once a minute. A process that makes a change sees it at once;
 another one shows the old status or limits, and opens a revoked key, for up to `CACHED`. No run starts
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 CACHED = timedelta(seconds=60)
 MOST_CACHED = 10_000
-# Above the 5 s that a statement may take by the settings of the role, so that the server's reason comes first.
+# Above the 5 s that the role's settings give a statement, so that the server's reason comes first.
 PATIENCE = timedelta(seconds=8)
 
 _PLANS = "SELECT name, daily, monthly, concurrent FROM accounts.plans"
@@ -54,6 +54,7 @@ ON CONFLICT (name) DO UPDATE SET
     daily = excluded.daily, monthly = excluded.monthly, concurrent = excluded.concurrent
 WHERE (p.daily, p.monthly, p.concurrent)
     IS DISTINCT FROM (excluded.daily, excluded.monthly, excluded.concurrent)
+RETURNING p.name
 """
 
 _ORGANIZATION = """
@@ -106,6 +107,7 @@ RETURNING key_id
 _NOTE_USE = """
 UPDATE accounts.api_keys SET last_used_at = %(now)s
 WHERE key_id = %(key_id)s AND (last_used_at IS NULL OR last_used_at <= %(before)s)
+RETURNING key_id
 """
 _REVOKE = """
 UPDATE accounts.api_keys SET revoked_at = coalesce(revoked_at, %(now)s)
@@ -113,7 +115,7 @@ WHERE key_id = %(key_id)s AND org IS NOT DISTINCT FROM %(org)s RETURNING key_id
 """
 
 _RESERVE = """
-SELECT answer, status, expires_at, daily, monthly, concurrent, running, today, this_month
+SELECT answer, status, expires_at, standing
 FROM accounts.reserve(%(run_id)s, %(org)s, %(now)s, %(expires_at)s)
 """
 _FINISH = """
@@ -121,7 +123,7 @@ SELECT accounts.finish(%(run_id)s, %(org)s, %(now)s, %(status)s, %(outcome)s, %(
 """
 _CONFIRM = """
 UPDATE accounts.reservations SET confirmed = true
-WHERE run_id = %(run_id)s AND status = 'held' AND NOT confirmed
+WHERE run_id = %(run_id)s AND status = 'held' AND NOT confirmed RETURNING run_id
 """
 _SWEEP = "SELECT accounts.sweep(%(now)s)"
 _ORPHANS = """
@@ -253,7 +255,7 @@ class PostgresAccounts:
 
     def _note_use(self, stored: _StoredKey, now: datetime) -> None:
         key_id = stored.key.key_id
-        # Kept first, and whatever comes of it: the note is for people, and no request waits for it twice.
+        # First, and whatever comes of it: the note is for people, and no request waits for it twice.
         self._keys.amend(key_id, stored._replace(key=replace(stored.key, last_used_at=now)))
         try:
             before = now - rules.LAST_USE_EVERY
@@ -282,7 +284,7 @@ class PostgresAccounts:
         if not SLUG.fullmatch(org):
             return NotAllowed(None)
         values = {"run_id": run_id, "org": org, "now": now, "expires_at": expires_at}
-        ((answer, status, until, *standing),) = self._ask(_RESERVE, values)
+        ((answer, status, until, standing),) = self._ask(_RESERVE, values)
         match answer:
             case "reserved":
                 return Reserved(until.astimezone(UTC))

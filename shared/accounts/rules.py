@@ -1,4 +1,4 @@
-"""What every backend of accounts decides alike: what is valid, what a key is, and why a run may not start."""
+"""What every backend of accounts decides alike: what is valid, what a key is, why a run is refused."""
 
 from __future__ import annotations
 

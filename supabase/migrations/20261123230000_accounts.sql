@@ -127,7 +127,8 @@ join accounts.plans as p on p.name = o.plan;
 -- day and month are UTC's whatever the session says.
 
 -- answer: reserved (expires_at), spent (status), foreign (another organization has the run id), or
--- refused: then the rest says why, and status is null for an organization that does not exist.
+-- refused. Then status and standing say why: the limits of day, month and concurrency, and what is used
+-- of concurrency, day and month; status is null for an organization that does not exist.
 create function accounts.reserve(
     p_run_id text,
     p_org text,
@@ -136,12 +137,7 @@ create function accounts.reserve(
     out answer text,
     out status text,
     out expires_at timestamptz,
-    out daily integer,
-    out monthly integer,
-    out concurrent integer,
-    out running integer,
-    out today integer,
-    out this_month integer
+    out standing integer[]
 )
 language plpgsql
 set search_path = ''
@@ -149,24 +145,14 @@ as $$
 declare
     the_day constant date := (p_now at time zone 'UTC')::date;
     the_month constant date := date_trunc('month', the_day::timestamp)::date;
-    locked boolean := false;
     lapsed integer;
     holder text;
     counted_on date;
 begin
-    loop
-        if exists (
-            select from accounts.reservations as r
-            where r.org = p_org and r.status = 'held' and r.expires_at < p_now
-        ) then
-            perform from accounts.usage as u where u.org = p_org for no key update;
-            locked := true;
-            update accounts.reservations as r set status = 'expired'
-            where r.org = p_org and r.status = 'held' and r.expires_at < p_now;
-            get diagnostics lapsed = row_count;
-            update accounts.usage as u set concurrent = u.concurrent - lapsed where u.org = p_org;
-        end if;
-
+    -- The first look takes no lock before it writes, and nearly always admits. What is in its way is
+    -- seen to under the lock of the usage row; then the second look is the last word, and the reason
+    -- that it gives is the one that held.
+    for look in 1 .. 2 loop
         -- The whole decision in one statement. The day only ever rolls forward: a caller whose clock
         -- is behind midnight counts on the newer day instead of wiping it.
         update accounts.usage as u set
@@ -184,6 +170,10 @@ begin
                 or case when u.day >= the_month then u.this_month else 0 end < s.monthly
             )
             and not exists (select from accounts.reservations as r where r.run_id = p_run_id)
+            and not exists (
+                select from accounts.reservations as r
+                where r.org = p_org and r.status = 'held' and r.expires_at < p_now
+            )
         returning u.day into counted_on;
         if found then
             insert into accounts.reservations as r (run_id, org, status, day, created_at, expires_at)
@@ -199,7 +189,16 @@ begin
                 concurrent = u.concurrent - 1, today = u.today - 1, this_month = u.this_month - 1
             where u.org = p_org;
         end if;
+        exit when look = 2;
 
+        perform from accounts.usage as u where u.org = p_org for no key update;
+        exit when not found;
+        update accounts.reservations as r set status = 'expired'
+        where r.org = p_org and r.status = 'held' and r.expires_at < p_now;
+        get diagnostics lapsed = row_count;
+        if lapsed > 0 then
+            update accounts.usage as u set concurrent = u.concurrent - lapsed where u.org = p_org;
+        end if;
         select r.org, r.status, r.expires_at into holder, status, expires_at
         from accounts.reservations as r where r.run_id = p_run_id;
         if found then
@@ -210,20 +209,15 @@ begin
             end;
             return;
         end if;
-
-        -- Refused, unless a run has ended since. Under the lock the second look is the last word, and
-        -- the reason it gives is the one that held.
-        exit when locked;
-        perform from accounts.usage as u where u.org = p_org for no key update;
-        exit when not found;
-        locked := true;
     end loop;
 
     answer := 'refused';
-    select s.status, s.daily, s.monthly, s.concurrent, u.concurrent,
+    select s.status, array[
+        s.daily, s.monthly, s.concurrent, u.concurrent,
         case when u.day >= the_day then u.today else 0 end,
         case when u.day >= the_month then u.this_month else 0 end
-    into status, daily, monthly, concurrent, running, today, this_month
+    ]
+    into status, standing
     from accounts.standings as s join accounts.usage as u on u.org = s.slug
     where s.slug = p_org;
 end
