@@ -4,8 +4,7 @@
 
 Every figure is of this machine and this minute, so the floor is measured beside it, in the same run:
 the same number of durable commits on the same disk by SQLite alone. Latency is from the answer of the
-start to the first reading that says `completed`, one run at a time; throughput with as many runs at
-once as the plan allows; CPU is of the whole process, the driver included.
+start to the first reading that says `completed`, one run at a time; throughput with 64 runs at work; CPU is of the whole process, the driver included.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from shared.accounts import Scope  # noqa: E402
+from shared.accounts import Limits, Scope  # noqa: E402
 from shared.bootstrap import Embedded, open_embedded  # noqa: E402
 from shared.cli.dev import Server  # noqa: E402
 from shared.engine.submit import Submission, submit  # noqa: E402
-from shared.errors import QuotaExceeded  # noqa: E402
 from shared.log import Level  # noqa: E402
 from shared.settings import Settings  # noqa: E402
 
@@ -100,6 +99,8 @@ def prepare(folder: Path) -> Settings:
     embedded = open_embedded(settings)
     app = embedded.engine.app
     app.accounts.create_organization(ORG, "Benchmark", "enterprise", app.now())
+    # A refusal and its repetition would be measured as work on runs.
+    app.accounts.set_plan(ORG, "enterprise", Limits(daily=None, monthly=None, concurrent=100_000))
     embedded.close()
     return settings
 
@@ -132,13 +133,8 @@ def run_once(embedded: Embedded, address: str) -> float:
 
 
 def start(embedded: Embedded) -> str:
-    """Starts a run as soon as the plan has room."""
-    while True:
-        try:
-            submission = Submission(ORG, "bench/noop/diamond")
-            return submit(embedded.engine.app, submission).run.run_id
-        except QuotaExceeded:
-            time.sleep(0.005)
+    """Starts a run."""
+    return submit(embedded.engine.app, Submission(ORG, "bench/noop/diamond")).run.run_id
 
 
 def ended(embedded: Embedded, run_id: str) -> bool:
@@ -150,12 +146,20 @@ def ended(embedded: Embedded, run_id: str) -> bool:
 def throughput(
     runs: int, begin: Callable[[], str], is_over: Callable[[str], bool]
 ) -> tuple[float, float]:
-    """(runs/s, CPU seconds a run) of `runs` runs started by four threads."""
-    started: list[str] = []
+    """(runs/s, CPU seconds a run): four threads, each with at most 16 runs that have not ended."""
 
     def some() -> None:
+        going: deque[str] = deque()
         for _ in range(runs // 4):
-            started.append(begin())
+            going.append(begin())
+            if len(going) == 16:
+                wait(going.popleft())
+        for run_id in going:
+            wait(run_id)
+
+    def wait(run_id: str) -> None:
+        while not is_over(run_id):
+            time.sleep(0.005)
 
     cpu, wall = time.process_time(), time.perf_counter()
     threads = [threading.Thread(target=some) for _ in range(4)]
@@ -163,11 +167,8 @@ def throughput(
         thread.start()
     for thread in threads:
         thread.join()
-    for run_id in started:
-        while not is_over(run_id):
-            time.sleep(0.005)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return len(started) / wall, cpu / len(started)
+    done = runs // 4 * 4
+    return done / (time.perf_counter() - wall), (time.process_time() - cpu) / done
 
 
 def over_http(embedded: Embedded, runs: int) -> None:
@@ -188,11 +189,9 @@ def over_http(embedded: Embedded, runs: int) -> None:
         return response.status, json.loads(response.read())
 
     def begin() -> str:
-        while True:
-            status, said = call("POST", f"/pipelines/run/{ORG}/bench/noop/diamond")
-            if status == 202:
-                return str(said["run_id"])
-            time.sleep(0.005)
+        status, said = call("POST", f"/pipelines/run/{ORG}/bench/noop/diamond")
+        assert status == 202, said
+        return str(said["run_id"])
 
     def is_over(run_id: str) -> bool:
         return bool(call("GET", f"/pipelines/status/{ORG}/{run_id}")[1]["finished_at"])
