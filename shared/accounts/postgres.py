@@ -1,10 +1,9 @@
 """Accounts in PostgreSQL (Supabase, through its transaction pooler), in the schema of `supabase/`.
 
 A run costs two transactions, `reserve` and `settle`. Each is one call of one function of the database,
-so that the usage row of an organization is locked for no round trip. Of the rate of a bare UPDATE of
-one row that reaches 0.8 with one client and 0.7 with eight on one organization; the same statements
-sent by the client reach 0.75 and 0.5, over a socket, where a round trip costs least
-(`benchmarks/reservations.py`; two cores that others used too).
+so that the usage row of an organization is locked for no round trip. That reaches 0.6 to 0.8 of the
+rate of a bare UPDATE of one row (the more, the more the disk costs); the same statements sent by the
+client 0.25 to 0.75, over a socket, where a round trip costs least (`benchmarks/reservations.py`).
 
 Organizations and keys are read at most once a minute. A process that makes a change sees it at once;
 another one shows the old status or limits, and opens a revoked key, for up to `CACHED`. No run starts
