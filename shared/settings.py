@@ -22,7 +22,7 @@ KNOWN = {
     "PIPELINES_PROJECT": "what `{project_id}` stands for in a pipeline (default local)",
     "PIPELINES_ENVIRONMENT": "the suffix of every dataset: prod, test, dev … (default dev)",
     "PIPELINES_STEP_THREADS": "how many steps run at a time in one process (default 8)",
-    "PIPELINES_MEMORY_MB": "memory DuckDB may use, in MB (default 160)",
+    "PIPELINES_MEMORY_MB": "memory DuckDB may use, in MB (default 185: a process of at most 350 MiB)",
     "PIPELINES_LOG": "debug, info, warning or error (default warning embedded, else info)",
     "PIPELINES_URL": "for the command line: the API (default http://127.0.0.1:8001)",
     "PIPELINES_API_KEY": "for the command line: the API key",
@@ -43,7 +43,7 @@ class Settings:
     project_id: str = "local"
     environment: str = "dev"
     step_threads: int = 8
-    memory_mb: int = 160
+    memory_mb: int = 185
     log_level: Level = Level.WARNING
 
 
@@ -130,7 +130,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         project_id=env.get("PIPELINES_PROJECT", "local"),
         environment=environment,
         step_threads=number("PIPELINES_STEP_THREADS", 8, 1, 256),
-        memory_mb=number("PIPELINES_MEMORY_MB", 160, 64, 1_000_000),
+        memory_mb=number("PIPELINES_MEMORY_MB", 185, 64, 1_000_000),
         log_level=Level[level],
     )
     if faults:
