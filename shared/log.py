@@ -1,4 +1,4 @@
-"""Log lines are events: one JSON object (or one readable line) each, with what was bound to them.
+"""Log lines are events: one JSON object (or one readable line) each.
 
 Severity and time use the names that Cloud Logging understands. Never a secret, never a row of data.
 """
@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from enum import IntEnum
-from types import MappingProxyType
 from typing import TextIO
 
 
@@ -23,19 +19,6 @@ class Level(IntEnum):
     INFO = 20
     WARNING = 30
     ERROR = 40
-
-
-_bound: ContextVar[Mapping[str, object]] = ContextVar("bound", default=MappingProxyType({}))
-
-
-@contextmanager
-def bound(**fields: object) -> Iterator[None]:
-    """Every line written inside carries these fields too."""
-    token = _bound.set({**_bound.get(), **fields})
-    try:
-        yield
-    finally:
-        _bound.reset(token)
 
 
 class Log:
@@ -64,7 +47,6 @@ class Log:
         if level < self.level:
             return
         at = datetime.now(UTC)  # noqa: TID251  # the time of writing, which decides nothing
-        fields = {**_bound.get(), **fields}
         if self._readable:
             text = " ".join(f"{name}={value}" for name, value in fields.items())
             line = f"{at:%H:%M:%S.%f} {level.name:<7} {event} {text}".rstrip()
