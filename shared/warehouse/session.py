@@ -86,7 +86,7 @@ class Session:
         """Stops the statement that runs, or the next one. Returns when the work has ended, or soon."""
         self._stop.set()
         # An interrupt between two statements is forgotten by the database, so it is said again.
-        for _ in range(50):
+        for _ in range(10):
             if self._ended.is_set():
                 return
             self._cursor.interrupt()

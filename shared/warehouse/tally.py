@@ -8,32 +8,30 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import date
-from decimal import MAX_EMAX, MIN_EMIN, ROUND_HALF_UP, Context, Decimal, Inexact, InvalidOperation
+from decimal import (
+    MAX_EMAX,
+    MAX_PREC,
+    MIN_EMIN,
+    ROUND_HALF_UP,
+    Context,
+    Decimal,
+    Inexact,
+    InvalidOperation,
+)
 from typing import NamedTuple
 
 from shared.core.lineage import Total
 
 SCALE = 18
 INTEGER_DIGITS = 20
-MAX_TEXT = 1000  # characters of a number; far more than any source writes, few enough to add up
-MAX_EXPONENT = 999
-
 # One grammar for SQL and Python: no sign `+`, no separators, no spaces, no NaN.
 PLAIN = r"-?([0-9]+\.?[0-9]*|\.[0-9]+)"
 EXPONENT = PLAIN + r"[eE][-+]?[0-9]{1,3}"
 _NUMBER = re.compile(f"{PLAIN}([eE][-+]?[0-9]{{1,3}})?")
 
-# Long enough for any two numbers of the grammar; a digit lost would raise.
-_EXACT = Context(
-    prec=4 * (MAX_TEXT + MAX_EXPONENT),
-    Emax=MAX_EMAX,
-    Emin=MIN_EMIN,
-    rounding=ROUND_HALF_UP,
-    traps=[Inexact, InvalidOperation],
-)
-_ROUNDING = Context(
-    prec=4 * (MAX_TEXT + MAX_EXPONENT), Emax=MAX_EMAX, Emin=MIN_EMIN, rounding=ROUND_HALF_UP
-)
+# As many digits as a sum needs: exponents are bounded by the grammar. A digit lost would raise.
+_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact, InvalidOperation])
+_ROUNDING = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, rounding=ROUND_HALF_UP)
 _UNIT = Decimal(1).scaleb(-SCALE)
 _LIMIT = Decimal(10) ** INTEGER_DIGITS
 ZERO = Decimal(0)
@@ -64,7 +62,7 @@ def number(text: str) -> Number | None:
     """Reads a number of the grammar; None for any other text. Rounds half away from zero, as both
     warehouses do.
     """
-    if len(text) > MAX_TEXT or not _NUMBER.fullmatch(text):
+    if not _NUMBER.fullmatch(text):
         return None
     exact = Decimal(text)
     rounded = exact.quantize(_UNIT, context=_ROUNDING)
