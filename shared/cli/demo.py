@@ -58,7 +58,7 @@ Ask: TypeAlias = Callable[[str], Sequence[object]]
 def demo(rows: int, keep: Path | None) -> int:
     """The exit code: 0 only when everything is equal. Raises Stop, ConfigError, Unavailable."""
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, _terminated)
+    _end_on_signals()
     show.lines(
         Text.assemble(("pipelines demo", "bold"), " · a month of AWS costs, on this machine"), ""
     )
@@ -344,8 +344,33 @@ def _folder(keep: Path | None) -> Iterator[Path]:
     yield keep.absolute()
 
 
-def _terminated(signum: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)
+def _end_on_signals() -> None:
+    """Lets Ctrl-C and SIGTERM end the demo, wherever the main thread is.
+
+    What a handler raises inside a finalizer is lost, so there it only asks to be called again.
+    """
+    asked: list[int] = []
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        if signum != signal.SIGALRM:
+            asked.append(signum)
+        if _in_finalizer(frame):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        elif asked[0] == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(128 + asked[0])
+
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(signum, end)
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.endswith("weakref.py"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _farewell(keep: Path | None) -> None:
