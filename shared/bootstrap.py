@@ -169,9 +169,7 @@ def open_embedded(
     """
     table = _processors() if processors is None else processors
     with ExitStack() as stack:
-        embedded = _embedded(settings, clock or Clock(), timing, table, wrap, stack)
-        stack.pop_all()  # it is the system's to close now
-    return embedded
+        return _embedded(settings, clock or Clock(), timing, table, wrap, stack)
 
 
 def _embedded(
@@ -190,11 +188,9 @@ def _embedded(
     from shared.vault.local import LocalKeyRing, SqliteVault  # noqa: PLC0415
 
     plans = parse_plans(*_text(settings.configs / "system" / "plans.yml"))
-    closing = ExitStack()
-    stack.push(closing)
-    closing.callback(_take(settings.data))
+    stack.callback(_take(settings.data))
     journal = Journal(settings.data / "state.db")
-    closing.callback(journal.close)
+    stack.callback(journal.close)
     runs = SqliteRunStore(journal)
     runs.expire_leases(clock.now())
     environ: dict[str, Any] = {}
@@ -251,10 +247,10 @@ def _embedded(
         for warehouse in warehouses:
             warehouse.close()
 
-    closing.callback(close_warehouse)
-    closing.callback(made.close)
-    closing.callback(bus.close)
-    return Embedded(made, bus.start, runs.unfinished, closing)
+    stack.callback(close_warehouse)
+    stack.callback(made.close)
+    stack.callback(bus.close)
+    return Embedded(made, bus.start, runs.unfinished, stack.pop_all())
 
 
 def _text(path: Path) -> tuple[str, str]:
