@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from shared.accounts import Limits, Scope  # noqa: E402
-from shared.bootstrap import Embedded, open_embedded  # noqa: E402
+from shared.bootstrap.embedded import Embedded, open_embedded  # noqa: E402
 from shared.cli.dev import Server  # noqa: E402
 from shared.engine.submit import Submission, submit  # noqa: E402
 from shared.log import Level  # noqa: E402

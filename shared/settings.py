@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from shared.core.secret import Secret
 from shared.errors import ConfigError, Fault
 from shared.log import Level
 
 ROOT = Path(__file__).resolve().parent.parent
 
 KNOWN = {
-    "PIPELINES_MODE": "embedded (the default): SQLite, DuckDB and a folder, in one process",
-    "PIPELINES_DATA": "the folder of the embedded backends (default .pipelines)",
+    "PIPELINES_MODE": "embedded (the default): SQLite, DuckDB and a folder, in one process; "
+    "cloud: Firestore, Pub/Sub, BigQuery, Postgres, Cloud KMS and Cloud Storage",
+    "PIPELINES_DATA": "the folder of the embedded backends (default .pipelines); in the cloud only "
+    "for the files of a running load (default: in the folder for temporary files)",
     "PIPELINES_CONFIGS": "the folder of the pipelines (default: the configs of this release)",
     "PIPELINES_OBJECTS": "the folder whose subfolder ORG is what `file:` sources of ORG see "
     "(default: objects in the data folder)",
-    "PIPELINES_PROJECT": "what `{project_id}` stands for in a pipeline (default local)",
+    "PIPELINES_PROJECT": "what `{project_id}` stands for in a pipeline (default local); in the cloud "
+    "the project that everything is in",
     "PIPELINES_ENVIRONMENT": "the suffix of every dataset: prod, test, dev … (default dev)",
     "PIPELINES_STEP_THREADS": "how many steps run at a time in one process (default 8)",
     "PIPELINES_MEMORY_MB": "memory DuckDB may use, in MB (default 185: a process of at most 350 MiB)",
     "PIPELINES_LOG": "debug, info, warning or error (default warning embedded, else info)",
+    "PIPELINES_LOCATION": "cloud: where datasets are created (EU, US, europe-west1 …)",
+    "PIPELINES_ACCOUNTS": "cloud: the DSN of Postgres, through its transaction pooler; a secret",
+    "PIPELINES_KMS_KEY": "cloud: the key that wraps data keys "
+    "(projects/P/locations/L/keyRings/R/cryptoKeys/K)",
+    "PIPELINES_TASKS_QUEUE": "cloud: the queue of delayed messages (projects/P/locations/L/queues/Q)",
+    "PIPELINES_TASKS_ACCOUNT": "cloud: the email of the service account that the queue publishes as",
+    "PIPELINES_FIRESTORE": "cloud: the Firestore database (default (default))",
+    "PIPELINES_STAGING_BUCKET": "cloud: the bucket through which large loads go (default: none; "
+    "every file is sent to BigQuery itself)",
+    "PIPELINES_MAX_GB_BILLED": "cloud: what one query may read, in GB (default 100)",
     "PIPELINES_URL": "for the command line: the API (default http://127.0.0.1:8001)",
     "PIPELINES_API_KEY": "for the command line: the API key",
     "PIPELINES_ORG": "for the command line: the organization where --org is not given",
@@ -32,11 +48,53 @@ PLATFORM_KEY_FILE = "platform.key"  # in the data folder: for the command line o
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
+# Read beside our own, as Google's clients do: HOST:PORT, or a URL for BigQuery and Cloud Storage.
+# Tasks and KMS have no name that everybody uses.
+EMULATORS = {
+    "firestore": "FIRESTORE_EMULATOR_HOST",
+    "pubsub": "PUBSUB_EMULATOR_HOST",
+    "tasks": "CLOUD_TASKS_EMULATOR_HOST",
+    "bigquery": "BIGQUERY_EMULATOR_HOST",
+    "storage": "STORAGE_EMULATOR_HOST",
+    "kms": "CLOUD_KMS_EMULATOR_HOST",
+}
+_KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
+_QUEUE = re.compile(r"projects/[^/]+/locations/[^/]+/queues/[^/]+")
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emulators:
+    """Where the emulators are; None is Google's own service."""
+
+    firestore: str | None = None
+    pubsub: str | None = None
+    tasks: str | None = None
+    bigquery: str | None = None
+    storage: str | None = None
+    kms: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudSettings:
+    """What only the cloud mode needs. `accounts` is the DSN of Postgres, with its password."""
+
+    location: str
+    accounts: Secret
+    kms_key: str
+    tasks_queue: str
+    tasks_account: str
+    firestore: str = "(default)"
+    staging_bucket: str | None = None
+    max_bytes_billed: int = 100 * 10**9
+    emulators: Emulators = Emulators()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Typed settings. `configs` and `data` are absolute."""
+    """Typed settings. `configs` and `data` are absolute. `cloud` is None in the embedded mode."""
 
-    mode: str = "embedded"
+    cloud: CloudSettings | None = None
     data: Path
     configs: Path
     objects: Path
@@ -108,8 +166,9 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         return default
 
     mode = env.get("PIPELINES_MODE", "embedded")
-    if mode != "embedded":
-        faults.append(Fault("PIPELINES_MODE", f"{mode!r} is not a mode (known: embedded)"))
+    if mode not in ("embedded", "cloud"):
+        faults.append(Fault("PIPELINES_MODE", f"{mode!r} is not a mode (known: embedded, cloud)"))
+    in_cloud = mode == "cloud"
     environment = env.get("PIPELINES_ENVIRONMENT", "dev")
     if not (environment.isascii() and environment.isalnum() and environment.islower()):
         faults.append(
@@ -117,13 +176,15 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
                 "PIPELINES_ENVIRONMENT", f"{environment!r} is not of lower-case letters and digits"
             )
         )
-    level = env.get("PIPELINES_LOG", "warning").upper()
+    level = env.get("PIPELINES_LOG", "info" if in_cloud else "warning").upper()
     if level not in Level.__members__:
         faults.append(Fault("PIPELINES_LOG", f"{level.lower()!r} is not a level"))
         level = "WARNING"
-    data = Path(env.get("PIPELINES_DATA", ".pipelines")).absolute()
+    scratch = Path(tempfile.gettempdir(), "pipelines") if in_cloud else ".pipelines"
+    data = Path(env.get("PIPELINES_DATA", scratch)).absolute()
+    gigabytes = number("PIPELINES_MAX_GB_BILLED", 100, 1, 1_000_000)
     settings = Settings(
-        mode=mode,
+        cloud=_cloud(env, gigabytes, faults) if in_cloud else None,
         data=data,
         configs=Path(env.get("PIPELINES_CONFIGS", ROOT / "configs")).absolute(),
         objects=Path(env.get("PIPELINES_OBJECTS", data / "objects")).absolute(),
@@ -136,3 +197,28 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     if faults:
         raise ConfigError(faults)
     return settings
+
+
+def _cloud(env: Mapping[str, str], gigabytes: int, faults: list[Fault]) -> CloudSettings:
+    """Adds what is missing or malformed to `faults`; a value of a secret is never repeated."""
+
+    def needed(name: str, form: re.Pattern[str] | None = None) -> str:
+        text = env.get(name, "")
+        if not text:
+            faults.append(Fault(name, f"is needed in the cloud mode ({KNOWN[name]})"))
+        elif form is not None and not form.fullmatch(text):
+            faults.append(Fault(name, f"{text!r} is not what it should be ({KNOWN[name]})"))
+        return text
+
+    needed("PIPELINES_PROJECT")
+    return CloudSettings(
+        location=needed("PIPELINES_LOCATION"),
+        accounts=Secret(needed("PIPELINES_ACCOUNTS")),
+        kms_key=needed("PIPELINES_KMS_KEY", _KMS_KEY),
+        tasks_queue=needed("PIPELINES_TASKS_QUEUE", _QUEUE),
+        tasks_account=needed("PIPELINES_TASKS_ACCOUNT", _EMAIL),
+        firestore=env.get("PIPELINES_FIRESTORE", "(default)"),
+        staging_bucket=env.get("PIPELINES_STAGING_BUCKET") or None,
+        max_bytes_billed=gigabytes * 10**9,
+        emulators=Emulators(**{key: env.get(name) or None for key, name in EMULATORS.items()}),
+    )

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from shared.bootstrap import open_embedded
+from shared.bootstrap.embedded import open_embedded
 from shared.cli import show
 from shared.cli.client import Client
 from shared.cli.dev import Server

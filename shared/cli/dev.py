@@ -18,7 +18,8 @@ from typing import Any
 from rich.text import Text
 
 from shared import VERSION
-from shared.bootstrap import ENGINE_KEY, Embedded, function, open_embedded
+from shared.bootstrap import ENGINE_KEY, function
+from shared.bootstrap.embedded import Embedded, open_embedded
 from shared.cli import show
 from shared.cli.stop import Code, Stop
 from shared.settings import PLATFORM_KEY_FILE, Settings, read_settings
@@ -82,6 +83,12 @@ class Server:
 def dev(host: str, port: int) -> None:
     """Serves until SIGTERM or SIGINT. Raises ConfigError, Unavailable, Stop."""
     settings = read_settings()
+    if settings.cloud is not None:
+        raise Stop(
+            Code.BAD_INPUT,
+            "PIPELINES_MODE is cloud, and this serves the embedded system",
+            hint="unset PIPELINES_MODE; in the cloud each function is a service of its own",
+        )
     stopping = threading.Event()
 
     def stop(signum: int, _frame: FrameType | None) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from shared.app import App
-from shared.bootstrap import open_embedded
+from shared.bootstrap.embedded import open_embedded
 from shared.core.run import EMBEDDED_TIMING, Attempt, Run
 from shared.core.secret import Secret
 from shared.engine.submit import Submission, submit

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import bootstrap
 from shared.app import App
-from shared.bootstrap import open_embedded
+from shared.bootstrap import embedded as embedding
+from shared.bootstrap.embedded import open_embedded
 from shared.core.plan import Plan
 from shared.engine.submit import tombstone
 from shared.log import Level
@@ -53,7 +53,7 @@ class Faulty:
 def test_a_fault_ends_neither_the_recovery_of_other_runs_nor_the_ticks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bootstrap, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(embedding, "TICK_SECONDS", 0.02)
     made: list[Faulty] = []
 
     def wrap(app: App) -> App:

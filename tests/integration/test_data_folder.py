@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bootstrap import open_embedded
+from shared.bootstrap.embedded import open_embedded
 from shared.errors import ConfigError, Unavailable
 from shared.settings import PLATFORM_KEY_FILE
 from tests.support.system import System

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from shared.app import App
-from shared.bootstrap import open_embedded
+from shared.bootstrap.embedded import open_embedded
 from shared.core.run import Run, RunStatus, StepStatus, Timing
 from shared.engine.submit import Submission, submit
 from shared.engine.tick import tick

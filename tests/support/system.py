@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Self
 import urllib3
 
 from shared.app import App
-from shared.bootstrap import Clock, Embedded, open_embedded
+from shared.bootstrap import Clock
+from shared.bootstrap.embedded import Embedded, open_embedded
 from shared.cli.dev import Server
 from shared.core.run import EMBEDDED_TIMING, Timing
 from shared.log import Level

@@ -1,90 +1,41 @@
-"""The composition root: the only place that names backends, and that has a clock, chance and identity.
-
-`engine(environ)` gives a function its engine: the one that its caller put into the request, or the
-one of this process, opened by the settings with the first request. Nothing happens on import.
-"""
+"""The embedded backends: the whole system in one process, over one data folder."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import random
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import import_module
+from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from shared import VERSION
 from shared.accounts import Accounts, Scope
 from shared.app import App
+from shared.bootstrap import (
+    ENGINE_KEY,
+    Clock,
+    default_processors,
+    function,
+    load_catalog,
+    once,
+    read_text,
+)
 from shared.bus.push import in_process
 from shared.core.message import Topic
 from shared.core.run import EMBEDDED_TIMING, Timing
 from shared.engine import Engine
-from shared.engine.catalog import Catalog
-from shared.errors import ConfigError, Fault, Terminal, Unavailable
+from shared.errors import Terminal, Unavailable
 from shared.log import Log
 from shared.objects import ObjectStore
-from shared.settings import PLATFORM_KEY_FILE, Settings, read_settings
+from shared.settings import PLATFORM_KEY_FILE, Settings
 from shared.step import Processor
 from shared.warehouse import Warehouse
 
-T = TypeVar("T")
-
-ENGINE_KEY = "pipelines.engine"
 TICK_SECONDS = 1.0
 _PUSH = "/push/"
-
-
-def engine(environ: Mapping[str, Any]) -> Engine:
-    """The engine for a request. Raises ConfigError or Unavailable when it cannot be opened."""
-    given: Engine | None = environ.get(ENGINE_KEY)
-    return _of_process().engine if given is None else given
-
-
-def utc_now() -> datetime:
-    """The clock of every process that is not a test."""
-    return datetime.now(UTC)
-
-
-def new_id() -> str:
-    """A random id: an owner, a writer, or a run without an idempotency key."""
-    return "r" + os.urandom(13).hex()[:25]
-
-
-def once(make: Callable[[], T]) -> Callable[[], T]:
-    """`make`, called when the value is first needed, by one thread; a failure is tried again."""
-    lock = threading.Lock()
-    made: list[T] = []
-
-    def get() -> T:
-        if not made:
-            with lock:
-                if not made:
-                    made.append(make())
-        return made[0]
-
-    return get
-
-
-# Requests that come first at once wait for one of them: a folder is taken once.
-_of_process = once(lambda: open_embedded(read_settings()))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clock:
-    """Time and chance, so that a test can bring its own."""
-
-    now: Callable[[], datetime] = utc_now
-    monotonic: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    random: Callable[[], float] = random.random
-    new_id: Callable[[], str] = new_id
 
 
 class Embedded:
@@ -138,12 +89,6 @@ class Embedded:
                 self.engine.app.log.error("recovery.failed", run=run_id, error=said)
 
 
-def function(name: str) -> Callable[[Any], Any]:
-    """The function of that name, resolved through `main` as functions-framework resolves it."""
-    handler: Callable[[Any], Any] = getattr(import_module("main"), name)
-    return handler
-
-
 def push_application(environ: dict[str, Any], start_response: Any) -> Any:
     """The WSGI application behind the embedded bus: `/push/{function}`. Never served to the outside."""
     from flask import Request  # noqa: PLC0415
@@ -167,7 +112,7 @@ def open_embedded(
     both are for tests. Raises ConfigError, Unavailable (another process has the folder); then nothing
     is left open.
     """
-    table = _processors() if processors is None else processors
+    table = default_processors() if processors is None else processors
     with ExitStack() as stack:
         return _embedded(settings, clock or Clock(), timing, table, wrap, stack)
 
@@ -187,7 +132,7 @@ def _embedded(
     from shared.state.sqlite import SqliteRunStore  # noqa: PLC0415
     from shared.vault.local import LocalKeyRing, SqliteVault  # noqa: PLC0415
 
-    plans = parse_plans(*_text(settings.configs / "system" / "plans.yml"))
+    plans = parse_plans(*read_text(settings.configs / "system" / "plans.yml"))
     stack.callback(_take(settings.data))
     journal = Journal(settings.data / "state.db")
     stack.callback(journal.close)
@@ -226,7 +171,7 @@ def _embedded(
         vault=SqliteVault(journal, LocalKeyRing(settings.data / "keys.json"), clock.now),
         warehouse=once(open_warehouse),
         objects=lambda org, url, _: _folder(settings.objects / org, url),
-        catalog=once(lambda: _catalog(settings.configs, table)),
+        catalog=once(lambda: load_catalog(settings.configs, table)),
         processors=table,
         timing=timing,
         project_id=settings.project_id,
@@ -251,13 +196,6 @@ def _embedded(
     stack.callback(made.close)
     stack.callback(bus.close)
     return Embedded(made, bus.start, runs.unfinished, stack.pop_all())
-
-
-def _text(path: Path) -> tuple[str, str]:
-    try:
-        return path.read_text(encoding="utf-8"), str(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Fault(str(path), f"cannot be read: {error}")]) from error
 
 
 def _take(folder: Path) -> Callable[[], None]:
@@ -286,18 +224,6 @@ def _make_platform_key(accounts: Accounts, path: Path, now: datetime) -> None:
     with os.fdopen(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
     written.replace(path)  # a key that is there is whole
-
-
-def _processors() -> Mapping[str, Processor]:
-    from shared.processors import PROCESSORS  # noqa: PLC0415
-
-    return PROCESSORS
-
-
-def _catalog(configs: Path, processors: Mapping[str, Processor]) -> Catalog:
-    from shared.engine.catalog import Catalog  # noqa: PLC0415
-
-    return Catalog.load(configs, processors)
 
 
 def _folder(root: Path, url: str) -> ObjectStore:

@@ -1,0 +1,114 @@
+"""The composition root: the only place that names backends, and that has a clock, chance and identity.
+
+`engine(environ)` gives a function its engine: the one that its caller put into the request, or the
+one of this process, opened by the settings with the first request. Nothing happens on import.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shared.engine import Engine
+from shared.errors import ConfigError, Fault
+from shared.settings import Settings, read_settings
+from shared.step import Processor
+
+if TYPE_CHECKING:
+    from shared.engine.catalog import Catalog
+
+T = TypeVar("T")
+
+ENGINE_KEY = "pipelines.engine"
+
+
+def engine(environ: Mapping[str, Any]) -> Engine:
+    """The engine for a request. Raises ConfigError or Unavailable when it cannot be opened."""
+    given: Engine | None = environ.get(ENGINE_KEY)
+    return _of_process() if given is None else given
+
+
+def utc_now() -> datetime:
+    """The clock of every process that is not a test."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A random id: an owner, a writer, or a run without an idempotency key."""
+    return "r" + os.urandom(13).hex()[:25]
+
+
+def once(make: Callable[[], T]) -> Callable[[], T]:
+    """`make`, called when the value is first needed, by one thread; a failure is tried again."""
+    lock = threading.Lock()
+    made: list[T] = []
+
+    def get() -> T:
+        if not made:
+            with lock:
+                if not made:
+                    made.append(make())
+        return made[0]
+
+    return get
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Time and chance, so that a test can bring its own."""
+
+    now: Callable[[], datetime] = utc_now
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    random: Callable[[], float] = random.random
+    new_id: Callable[[], str] = new_id
+
+
+def _open(settings: Settings) -> Engine:
+    if settings.cloud is None:
+        from shared.bootstrap.embedded import open_embedded  # noqa: PLC0415  # one mode is used
+
+        return open_embedded(settings).engine
+    from shared.bootstrap.cloud import open_cloud  # noqa: PLC0415  # one mode is used
+
+    return open_cloud(settings, settings.cloud).engine
+
+
+# Requests that come first at once wait for one of them: a folder is taken once.
+_of_process = once(lambda: _open(read_settings()))
+
+
+def function(name: str) -> Callable[[Any], Any]:
+    """The function of that name, resolved through `main` as functions-framework resolves it."""
+    handler: Callable[[Any], Any] = getattr(import_module("main"), name)
+    return handler
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """The content of a file of the configuration, and its name. Raises ConfigError."""
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Fault(str(path), f"cannot be read: {error}")]) from error
+
+
+def default_processors() -> Mapping[str, Processor]:
+    """The processors of this release."""
+    from shared.processors import PROCESSORS  # noqa: PLC0415  # not every function needs them
+
+    return PROCESSORS
+
+
+def load_catalog(configs: Path, processors: Mapping[str, Processor]) -> Catalog:
+    """The pipelines of a folder. Raises ConfigError with every fault of every file."""
+    from shared.engine.catalog import Catalog  # noqa: PLC0415  # not every function needs it
+
+    return Catalog.load(configs, processors)
