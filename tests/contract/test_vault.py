@@ -26,7 +26,9 @@ from shared.journal import Journal
 from shared.vault import KeyRing, Vault
 from shared.vault.envelope import KEEP_KEY, credential_context
 from shared.vault.firestore import FirestoreVault
+from shared.vault.kms import TRIES, KmsKeyRing
 from shared.vault.local import LocalKeyRing, SqliteVault
+from tests.support import kms
 from tests.support.stores import everything, firestore_database, new_id
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -50,10 +52,88 @@ class CountingRing:
         return self.ring.unwrap(wrapped, context)
 
 
+class Keys(Protocol):
+    """What is behind a key ring, and can be turned, thrown away and lost."""
+
+    ring: KeyRing
+
+    def rotate(self) -> None:
+        """The ring has a new key from now on."""
+
+    def forget_old(self) -> None:
+        """The ring has only its newest key."""
+
+    def lose(self) -> None:
+        """The ring's keys are gone for good, and it has made a new one."""
+
+    def stored(self) -> bytes:
+        """Every byte at rest."""
+
+    def close(self) -> None: ...
+
+
+class FileKeys:
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "vault.key"
+        self._local = LocalKeyRing(self._path)
+        self.ring: KeyRing = self._local
+
+    def rotate(self) -> None:
+        self._local.rotate()
+
+    def forget_old(self) -> None:
+        self._path.write_text(self._path.read_text().splitlines()[-1] + "\n")
+
+    def lose(self) -> None:
+        self._path.unlink()
+        self._local.rotate()
+
+    def stored(self) -> bytes:
+        return self._path.read_bytes()
+
+    def close(self) -> None:
+        pass
+
+
+class KmsKeys:
+    """A key of the server; it is lost when the operator has to name another one."""
+
+    def __init__(self, server: kms.KmsServer) -> None:
+        self._server = server
+        self._versions = 1
+        self._name(kms.KEY)
+
+    def _name(self, key: str) -> None:
+        self._kms = KmsKeyRing(
+            key, sleep=lambda _: None, random=random.random, emulator=self._server.host
+        )
+        self.ring: KeyRing = self._kms
+
+    def rotate(self) -> None:
+        self._versions = self._server.rotate()
+
+    def forget_old(self) -> None:
+        for version in range(1, self._versions):
+            self._server.put("DESTROYED", version=version)
+
+    def lose(self) -> None:
+        another = f"{kms.KEY}-2"
+        self._server.rotate(another)
+        self.close()
+        self._name(another)
+
+    def stored(self) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        self._kms.close()
+
+
 class Backend(Protocol):
     """One vault with its store and its keys, which can be looked at and tampered with."""
 
     vault: Vault
+    keys: Keys
     ring: CountingRing
     now: datetime
 
@@ -67,15 +147,6 @@ class Backend(Protocol):
     def copy_data_key(self, source: str, target: str) -> None:
         """Puts one organization's wrapped data key in the place of another's."""
 
-    def rotate(self) -> None:
-        """The ring has a new key from now on."""
-
-    def forget_old_keys(self) -> None:
-        """The ring has only its newest key."""
-
-    def lose_keys(self) -> None:
-        """The ring's keys are gone for good, and it has made a new one."""
-
     def disconnect(self) -> None: ...
 
     def stored(self) -> bytes:
@@ -87,14 +158,13 @@ class Backend(Protocol):
 class SqliteBackend:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._keys = folder / "vault.key"
-        self._local = LocalKeyRing(self._keys)
+        self.keys: Keys = FileKeys(folder)
         self.now = NOON
         self._open()
 
     def _open(self) -> None:
         self._journal = Journal(self._folder / "state.db")
-        self.ring = CountingRing(self._local)
+        self.ring = CountingRing(self.keys.ring)
         self.vault: Vault = SqliteVault(self._journal, self.ring, lambda: self.now)
 
     def restart(self) -> None:
@@ -131,16 +201,6 @@ class SqliteBackend:
 
         assert self._journal.write(copy_key) == 1
 
-    def rotate(self) -> None:
-        self._local.rotate()
-
-    def forget_old_keys(self) -> None:
-        self._keys.write_text(self._keys.read_text().splitlines()[-1] + "\n")
-
-    def lose_keys(self) -> None:
-        self._keys.unlink()
-        self._local.rotate()
-
     def disconnect(self) -> None:
         self._journal.close()
 
@@ -153,16 +213,15 @@ class SqliteBackend:
 
 
 class FirestoreBackend:
-    def __init__(self, folder: Path, host: str, project: str) -> None:
+    def __init__(self, keys: Keys, host: str, project: str) -> None:
         self._place = host, project
-        self._keys = folder / "vault.key"
-        self._local = LocalKeyRing(self._keys)
+        self.keys = keys
         self.now = NOON
         self._open()
 
     def _open(self) -> None:
         self._database = firestore_database(*self._place)
-        self.ring = CountingRing(self._local)
+        self.ring = CountingRing(self.keys.ring)
         self.vault: Vault = FirestoreVault(
             self._database,
             self.ring,
@@ -199,16 +258,6 @@ class FirestoreBackend:
             "tamper", changed(("vault", target), {("keys",): keys})
         ).versions
 
-    def rotate(self) -> None:
-        self._local.rotate()
-
-    def forget_old_keys(self) -> None:
-        self._keys.write_text(self._keys.read_text().splitlines()[-1] + "\n")
-
-    def lose_keys(self) -> None:
-        self._keys.unlink()
-        self._local.rotate()
-
     def disconnect(self) -> None:
         self._database.close()
 
@@ -216,25 +265,45 @@ class FirestoreBackend:
         documents = everything(self._database)
         assert b"sealed" in documents
         assert b"versions" in documents
-        return documents + self._keys.read_bytes()
+        return documents + self.keys.stored()
 
     def close(self) -> None:
         self._database.close()
+        self.keys.close()
 
 
 def _sqlite(request: pytest.FixtureRequest, folder: Path) -> Backend:
     return SqliteBackend(folder)
 
 
-def _firestore(request: pytest.FixtureRequest, folder: Path) -> Backend:
+def _on_firestore(request: pytest.FixtureRequest, keys: Keys) -> Backend:
     emulator, project = map(request.getfixturevalue, ("firestore_emulator", "firestore_project"))
-    return FirestoreBackend(folder, emulator.host, project)
+    return FirestoreBackend(keys, emulator.host, project)
 
 
-BACKENDS = {"sqlite": _sqlite, "firestore": _firestore}
+def _firestore(request: pytest.FixtureRequest, folder: Path) -> Backend:
+    return _on_firestore(request, FileKeys(folder))
 
 
-@pytest.fixture(params=["sqlite", pytest.param("firestore", marks=pytest.mark.cloud)])
+def _kms(request: pytest.FixtureRequest, folder: Path) -> Backend:
+    return _on_firestore(request, KmsKeys(request.getfixturevalue("kms_server")))
+
+
+BACKENDS = {"sqlite": _sqlite, "firestore": _firestore, "kms": _kms}
+EVERY = ["sqlite", pytest.param("firestore", marks=pytest.mark.cloud)]
+# Where the ring matters, also as on Google Cloud: Firestore with its data keys wrapped by Cloud KMS.
+EVERY_RING = [*EVERY, pytest.param("kms", marks=pytest.mark.cloud)]
+over_every_ring = pytest.mark.parametrize("backend", EVERY_RING, indirect=True)
+
+
+@pytest.fixture
+def kms_server() -> Iterator[kms.KmsServer]:
+    made = kms.KmsServer()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(params=EVERY)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     made = BACKENDS[request.param](request, tmp_path)
     yield made
@@ -257,6 +326,7 @@ def value(vault: Vault, place: Place = ACME) -> str:
 # --- credentials and their versions ---
 
 
+@over_every_ring
 def test_what_is_put_is_opened_also_after_a_restart(backend: Backend) -> None:
     put(backend.vault)
     assert value(backend.vault) == CANARY
@@ -336,6 +406,7 @@ def test_what_was_never_stored_is_terminal_and_named(vault: Vault) -> None:
             vault.open(*place)
 
 
+@over_every_ring
 def test_threads_that_are_all_first_share_one_data_key(backend: Backend) -> None:
     start = threading.Barrier(16)
 
@@ -437,6 +508,7 @@ def test_a_blob_moved_to_another_place_does_not_open(backend: Backend, other: Pl
     assert value(backend.vault) == CANARY
 
 
+@over_every_ring
 def test_a_blob_moved_with_its_data_key_does_not_open_either(backend: Backend) -> None:
     other = ("beta", "openai", "main")
     put(backend.vault, ACME)
@@ -448,6 +520,7 @@ def test_a_blob_moved_with_its_data_key_does_not_open_either(backend: Backend) -
         backend.vault.open(*other)
 
 
+@over_every_ring
 def test_a_data_key_moved_to_another_organization_does_not_open(backend: Backend) -> None:
     put(backend.vault, ACME)
     put(backend.vault, ("beta", "openai", "main"))
@@ -509,6 +582,7 @@ def test_two_places_never_share_a_context() -> None:
 # --- data keys ---
 
 
+@over_every_ring
 def test_the_ring_is_asked_once_in_some_minutes(backend: Backend) -> None:
     put(backend.vault)
     put(backend.vault, ("acme", "openai", "spare"))
@@ -523,17 +597,18 @@ def test_the_ring_is_asked_once_in_some_minutes(backend: Backend) -> None:
     assert timedelta(minutes=10) >= KEEP_KEY
 
 
+@over_every_ring
 def test_rewrapping_moves_the_data_key_to_the_rings_newest_key(backend: Backend) -> None:
     put(backend.vault)
     put(backend.vault, ("beta", "openai", "main"))
     sealed = backend.sealed(ACME, 1)
-    backend.rotate()
+    backend.keys.rotate()
     assert backend.vault.rewrap("acme") == 1
-    backend.forget_old_keys()
+    backend.keys.forget_old()
     backend.restart()
     assert value(backend.vault) == CANARY
     assert backend.sealed(ACME, 1) == sealed
-    with pytest.raises(Terminal):
+    with pytest.raises((Terminal, Unavailable)):  # KMS does not tell destroyed from disabled
         backend.vault.open("beta", "openai", "main")  # nobody rewrapped it
 
 
@@ -541,10 +616,11 @@ def test_rewrapping_nothing_is_nothing(vault: Vault) -> None:
     assert vault.rewrap("nobody") == 0
 
 
+@over_every_ring
 def test_a_credential_stored_again_opens_after_the_keys_were_lost(backend: Backend) -> None:
     put(backend.vault)
     put(backend.vault, ("acme", "openai", "spare"))
-    backend.lose_keys()
+    backend.keys.lose()
     backend.restart()
     with pytest.raises(Terminal, match="store the credential again"):
         backend.vault.open(*ACME)
@@ -556,6 +632,35 @@ def test_a_credential_stored_again_opens_after_the_keys_were_lost(backend: Backe
     with pytest.raises(Terminal):
         backend.vault.rewrap("acme")  # the lost one; the new one is done
     assert value(backend.vault) == "stored-again"
+
+
+@pytest.mark.parametrize("backend", [pytest.param("kms", marks=pytest.mark.cloud)], indirect=True)
+def test_twenty_steps_ask_kms_once(backend: Backend, kms_server: kms.KmsServer) -> None:
+    put(backend.vault)
+    assert kms_server.calls == {"encrypt": 1, "decrypt": 1}
+    backend.restart()
+    kms_server.calls.clear()
+    for _ in range(20):
+        value(backend.vault)
+    assert kms_server.calls == {"decrypt": 1}
+
+
+@pytest.mark.parametrize("backend", [pytest.param("kms", marks=pytest.mark.cloud)], indirect=True)
+def test_while_kms_is_gone_or_refuses_nothing_is_lost_and_no_new_data_key_is_made(
+    backend: Backend, kms_server: kms.KmsServer
+) -> None:
+    put(backend.vault)
+    for faults in ([kms.Fault.REFUSED] * TRIES, [kms.Fault.DENIED], []):
+        kms_server.put("ENABLED" if faults else "DISABLED", version=1)
+        for call in (put, value):
+            backend.restart()
+            kms_server.faults.extend(faults)
+            with pytest.raises(Unavailable, match=kms.KEY):
+                call(backend.vault)
+    backend.restart()
+    kms_server.put("ENABLED", version=1)
+    assert value(backend.vault) == CANARY
+    assert backend.vault.rewrap("acme") == 1
 
 
 # --- the canary: nothing secret is anywhere ---
@@ -634,6 +739,7 @@ def test_an_opened_credential_cannot_leave_as_a_text(
     assert CANARY not in told(caught.value)
 
 
+@over_every_ring
 def test_a_secret_is_in_no_error(backend: Backend) -> None:
     vault = backend.vault
     secret = Secret(CANARY)
@@ -648,7 +754,7 @@ def test_a_secret_is_in_no_error(backend: Backend) -> None:
         return call
 
     def lost() -> object:
-        backend.lose_keys()
+        backend.keys.lose()
         backend.restart()
         return backend.vault.open(*ACME)
 
