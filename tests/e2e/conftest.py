@@ -1,20 +1,33 @@
-"""One system a module: its organizations keep the tests apart."""
+"""One system a module, on each set of backends: its organizations keep the tests apart."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.system import System
+from tests.support.system import EmbeddedSystem, System
 
 _numbers = itertools.count(1)
 
+Opener = Callable[[], System]
+
+
+@pytest.fixture(scope="module", params=["embedded", pytest.param("cloud", marks=pytest.mark.cloud)])
+def opener(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opener:
+    """Makes another system on the same set of backends."""
+    if request.param == "embedded":
+        return lambda: EmbeddedSystem(tmp_path_factory.mktemp("system"))
+    from tests.support.cloud import CloudSystem
+
+    backends = request.getfixturevalue("cloud_backends")
+    return lambda: CloudSystem(tmp_path_factory.mktemp("system"), backends)
+
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with System(tmp_path_factory.mktemp("system")) as made:
+def system(opener: Opener) -> Iterator[System]:
+    with opener() as made:
         yield made
 
 

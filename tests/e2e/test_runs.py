@@ -6,9 +6,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
-from tests.e2e.conftest import Tenant
+from tests.e2e.conftest import Opener, Tenant
 from tests.support.system import System
 
 FIVE = "engine/noop/five"
@@ -227,8 +225,8 @@ def test_history_pages_newest_first(system: System, tenant: Tenant) -> None:
     assert seen == made[::-1]
 
 
-def test_a_run_goes_on_after_a_restart(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with System(tmp_path_factory.mktemp("restart")) as system:
+def test_a_run_goes_on_after_a_restart(opener: Opener) -> None:
+    with opener() as system:
         system.organization("acme")
         started = system.call(
             "POST", f"/pipelines/run/acme/{DIAMOND}", {"parameters": {"seconds": 0.2}}

@@ -9,11 +9,11 @@ import pytest
 from shared.bootstrap.embedded import open_embedded
 from shared.errors import ConfigError, Unavailable
 from shared.settings import PLATFORM_KEY_FILE
-from tests.support.system import System
+from tests.support.system import EmbeddedSystem
 
 
 def test_an_opening_that_fails_leaves_nothing_open(tmp_path: Path) -> None:
-    with System(tmp_path) as system:
+    with EmbeddedSystem(tmp_path) as system:
         settings = system.settings
     database = settings.data / "state.db"
     kept = database.read_bytes()
@@ -28,7 +28,7 @@ def test_an_opening_that_fails_leaves_nothing_open(tmp_path: Path) -> None:
 
 
 def test_the_platform_key_is_whole_and_readable_by_its_owner_only(tmp_path: Path) -> None:
-    with System(tmp_path) as system:
+    with EmbeddedSystem(tmp_path) as system:
         path = system.settings.data / PLATFORM_KEY_FILE
         assert path.stat().st_mode & 0o777 == 0o600
         assert system.call("GET", "/admin/orgs", key=path.read_text()).status == 200

@@ -16,13 +16,13 @@ import urllib3
 
 from shared.core.message import PushEnvelope, PushMessage, seal_envelope
 from shared.settings import ROOT
-from tests.support.system import System
+from tests.support.system import EmbeddedSystem
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A data folder with an organization in it."""
-    with System(tmp_path) as system:
+    with EmbeddedSystem(tmp_path) as system:
         system.organization("acme")
     return tmp_path
 
@@ -138,7 +138,7 @@ def test_a_message_that_is_not_ours_is_acknowledged_and_parked(
         assert served.call("POST", "/", body)[0] == 204
     served.stop()
     served.stop = lambda: None  # type: ignore[method-assign]  # stopped already
-    with System(folder) as system:
+    with EmbeddedSystem(folder) as system:
         letters = system.app.bus.dead_letters()
     assert len(letters) == 6
     assert all(letter.reason for letter in letters)
@@ -151,7 +151,7 @@ def test_the_tick_says_what_it_did(served: Served) -> None:
 
 
 def test_a_folder_has_one_process(folder: Path) -> None:
-    with System(folder):
+    with EmbeddedSystem(folder):
         second = subprocess.run(
             [sys.executable, "-m", "shared.cli", "dev", "--port", "0"],
             cwd=ROOT,

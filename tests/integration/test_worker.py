@@ -20,7 +20,7 @@ from shared.errors import Stopped, Unavailable
 from shared.processors import PROCESSORS
 from shared.step import Processor, StepContext, StepResult, processor
 from shared.warehouse import Column, Files, Reading, SourceFile, Table
-from tests.support.system import System
+from tests.support.system import EmbeddedSystem
 
 ENDLESS = (
     "SELECT CAST(a.i * b.i AS VARCHAR) AS Id FROM range(1000000) a(i), range(1000000) b(i) "
@@ -42,9 +42,9 @@ class NoConfig(Record, frozen=True, kw_only=True):
     """Nothing to say."""
 
 
-def one_step(folder: Path, only: Processor) -> System:
+def one_step(folder: Path, only: Processor) -> EmbeddedSystem:
     """A system with a pipeline of one step."""
-    return System(
+    return EmbeddedSystem(
         folder,
         processors={**PROCESSORS, "tests.only": only},
         pipelines={"engine/tests/one.yml": PIPELINE},
@@ -80,7 +80,7 @@ def test_a_fault_in_stopping_one_step_ends_no_other_lease(tmp_path: Path) -> Non
             step.check()
         return StepResult(summary=Summary(), evidence=Evidence())
 
-    system = System(
+    system = EmbeddedSystem(
         tmp_path,
         processors={**PROCESSORS, "tests.only": only},
         pipelines={"engine/tests/one.yml": PIPELINE},

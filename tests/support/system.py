@@ -1,6 +1,6 @@
-"""The whole system under test: embedded backends over a folder, its API called over HTTP.
+"""The whole system under test, its API called over HTTP: on the embedded backends, or on others.
 
-The end-to-end tests use nothing but what is here, so that the same tests can run on other backends.
+The end-to-end tests use nothing but `System`, so that the same tests run on every set of backends.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -28,6 +29,15 @@ WAIT_SECONDS = 60.0
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 
 
+def configs_in(folder: Path) -> Path:
+    """The configs of this release with the pipelines of the tests, in the folder; made once."""
+    configs = folder / "configs"
+    if not configs.exists():
+        shutil.copytree(ROOT / "configs", configs)
+        shutil.copytree(PIPELINES, configs, dirs_exist_ok=True)
+    return configs
+
+
 class Reply(NamedTuple):
     """An answer of the API. `json` is None for an empty body."""
 
@@ -36,41 +46,45 @@ class Reply(NamedTuple):
     headers: Mapping[str, str]
 
 
-class System:
-    """Open as long as the `with`; `restart` ends the process's part of it and begins again."""
+class System(ABC):
+    """Open as long as the `with`; `restart` ends its processes, or its part of this one, and begins again."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        clock: Clock | None = None,
-        timing: Timing = EMBEDDED_TIMING,
-        processors: Mapping[str, Processor] | None = None,
-        wrap: Callable[[App], App] = lambda app: app,
-        pipelines: Mapping[str, str] | None = None,
-    ) -> None:
-        configs = folder / "configs"
-        if not configs.exists():
-            shutil.copytree(ROOT / "configs", configs)
-            shutil.copytree(PIPELINES, configs, dirs_exist_ok=True)
-        for path, text in (pipelines or {}).items():
-            (configs / path).parent.mkdir(parents=True, exist_ok=True)
-            (configs / path).write_text(text)
-        self.settings = Settings(
-            data=folder / "data",
-            configs=configs,
-            objects=folder / "objects",
-            environment="test",
-            step_threads=4,
-            log_level=Level.ERROR,
-        )
-        self._options = {
-            "clock": clock,
-            "timing": timing,
-            "processors": processors,
-            "wrap": wrap,
-        }
+    url: str
+    platform_key: str
+    settings: Settings
+
+    def __init__(self) -> None:
         self._http = urllib3.PoolManager(retries=False, maxsize=64)
+
+    @property
+    @abstractmethod
+    def app(self) -> App:
+        """The ports of the system, as one of its functions has them."""
+
+    @abstractmethod
+    def objects(self, org: str) -> Path:
+        """The folder whose files are the organization's objects."""
+
+    @abstractmethod
+    def source(self, org: str, path: str) -> dict[str, Any]:
+        """A credential for an export at `path` of the organization's objects: its secret and metadata."""
+
+    @abstractmethod
+    def foreign_sources(self, org: str, there: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Sources that are not the organization's to read, such as the objects of another at `there`.
+
+        Each with the secret of the credential that names it, if it needs one.
+        """
+
+    @abstractmethod
+    def at_rest(self) -> Iterator[bytes]:
+        """Everything that the system has stored, but for the warehouse."""
+
+    @abstractmethod
+    def _open(self) -> None: ...
+
+    @abstractmethod
+    def _close(self) -> None: ...
 
     def __enter__(self) -> Self:
         self._open()
@@ -88,10 +102,6 @@ class System:
     def restart(self) -> None:
         self._close()
         self._open()
-
-    @property
-    def app(self) -> App:
-        return self.embedded.engine.app
 
     def call(
         self,
@@ -145,6 +155,64 @@ class System:
         reply = self.call("POST", f"/pipelines/run/{org}/{address}", body or {}, **options)
         assert reply.status == 202, reply
         return self.ended(org, reply.json["run_id"])
+
+
+class EmbeddedSystem(System):
+    """One process, over a folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clock: Clock | None = None,
+        timing: Timing = EMBEDDED_TIMING,
+        processors: Mapping[str, Processor] | None = None,
+        wrap: Callable[[App], App] = lambda app: app,
+        pipelines: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        configs = configs_in(folder)
+        for path, text in (pipelines or {}).items():
+            (configs / path).parent.mkdir(parents=True, exist_ok=True)
+            (configs / path).write_text(text)
+        self.settings = Settings(
+            data=folder / "data",
+            configs=configs,
+            objects=folder / "objects",
+            environment="test",
+            step_threads=4,
+            log_level=Level.ERROR,
+        )
+        self._options = {
+            "clock": clock,
+            "timing": timing,
+            "processors": processors,
+            "wrap": wrap,
+        }
+
+    @property
+    def app(self) -> App:
+        return self.embedded.engine.app
+
+    def objects(self, org: str) -> Path:
+        return self.settings.objects / org
+
+    def source(self, org: str, path: str) -> dict[str, Any]:
+        return {"metadata": {"source": f"file:{path}", "export_name": "costs"}}
+
+    def foreign_sources(self, org: str, there: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        link = self.objects(org) / "link"
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(there)
+        beside = there.relative_to(self.settings.objects)
+        for path in (f"../{beside}", str(there), "/etc", "link", "nowhere"):
+            yield f"file:{path}", {}
+        yield "gs://bucket/exports", {}
+
+    def at_rest(self) -> Iterator[bytes]:
+        for file in self.settings.data.iterdir():
+            if file.is_file():
+                yield file.read_bytes()
 
     def _open(self) -> None:
         self.embedded: Embedded = open_embedded(self.settings, **self._options)  # type: ignore[arg-type]
