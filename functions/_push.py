@@ -8,6 +8,7 @@ What cannot be read is parked with its reason and acknowledged. 500 is a fault o
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 from flask import Request, Response
 
@@ -19,19 +20,22 @@ from shared.errors import Unavailable, Unreadable
 from shared.log import fault_of
 
 
-def receive(request: Request, topic: Topic, handle: Callable[[Engine, bytes], None]) -> Response:
-    """Hands the message's body to `handle` and turns what happens into an answer."""
+def receive(
+    request: Request, topic: Topic, handle: Callable[[Engine, PushMessage], None]
+) -> Response:
+    """Hands the message to `handle` and turns what happens into an answer."""
     try:
         made = engine(request.environ)
         body = request.get_data(cache=False)
         envelope = PushEnvelope(message=PushMessage(data=body))
         try:
             envelope = open_envelope(body)
-            handle(made, envelope.message.data)
+            handle(made, envelope.message)
         except Unreadable as error:
-            letter = Outgoing(topic, envelope.message.data, None, envelope.message.attributes)
-            made.app.bus.park(letter, str(error), envelope.delivery_attempt or 1)
-            made.app.log.error("message.parked", topic=topic, reason=str(error))
+            message = envelope.message
+            letter = Outgoing(topic, message.data, None, message.attributes)
+            deliveries = envelope.delivery_attempt or 1
+            park(made, letter, str(error), deliveries, message.published_at)
         except Unavailable:
             raise
         except Exception as error:  # noqa: BLE001  # it comes again, and is parked if it always fails
@@ -41,3 +45,16 @@ def receive(request: Request, topic: Topic, handle: Callable[[Engine, bytes], No
     except Unavailable as error:
         return Response(str(error), status=503, mimetype="text/plain")
     return Response(status=204)
+
+
+def park(
+    engine: Engine,
+    letter: Outgoing,
+    reason: str,
+    deliveries: int,
+    published_at: datetime | None,
+) -> None:
+    """Keeps the message for people, and tells them so."""
+    engine.app.bus.park(letter, reason, deliveries, published_at)
+    run = letter.attributes.get("run")
+    engine.app.log.error("message.parked", topic=letter.topic, run=run, reason=reason)

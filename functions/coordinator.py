@@ -15,5 +15,5 @@ def coordinator(request: Request) -> Response:
     return receive(
         request,
         Topic.COMPLETIONS,
-        lambda engine, body: engine.coordinator.handle(decode(body, CompletionMessage)),
+        lambda engine, message: engine.coordinator.handle(decode(message.data, CompletionMessage)),
     )

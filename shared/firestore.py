@@ -63,7 +63,8 @@ class Stored(NamedTuple):
 class Write(NamedTuple):
     """One document's part of a commit. `mask` names the fields that change; without one, all do.
 
-    `version` and `exists` are the condition; without either the write is blind.
+    `version` and `exists` are the condition; without either the write is blind. `delete` takes the
+    document away; its fields are then of no matter.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Write(NamedTuple):
     mask: tuple[Path, ...] | None = None
     exists: bool | None = None
     version: int | None = None
+    delete: bool = False
 
 
 class Committed(NamedTuple):
@@ -118,6 +120,11 @@ def changed(path: Path, changes: Mapping[Path, Value], version: int | None = Non
         place[names[-1]] = value
     exists = True if version is None else None
     return Write(path, fields, tuple(changes), exists, version)
+
+
+def deleted(path: Path, version: int | None = None) -> Write:
+    """Without the document, if it is as it was read; or blindly, whether it is there or not."""
+    return Write(path, {}, version=version, delete=True)
 
 
 class Database:
@@ -246,7 +253,10 @@ class Database:
             if not sayable(write.path):
                 raise ValueError(f"{write.path!r} is no path of a document")
             made = request.writes.add()
-            made.update.name = self._full(write.path)
+            if write.delete:
+                made.delete = self._full(write.path)
+            else:
+                made.update.name = self._full(write.path)
             for name, value in write.fields.items():
                 self._put(made.update.fields, name, value)
             if write.mask is not None:

@@ -41,16 +41,28 @@ class Bus(Protocol):
     """Publishes messages and keeps those that nobody could handle."""
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
-        """Takes the messages, all or none. Raises Unavailable."""
+        """Takes the messages. Raises Unavailable; then none, some or all of them were taken."""
 
-    def park(self, message: Outgoing, reason: str, deliveries: int) -> None:
-        """Keeps a message that nobody can handle, with its reason. Raises Unavailable."""
+    def park(
+        self,
+        message: Outgoing,
+        reason: str,
+        deliveries: int,
+        published_at: datetime | None = None,
+    ) -> None:
+        """Keeps a message that nobody can handle, with its reason. Raises Unavailable.
+
+        Parked again after it was delivered again, it may be one letter or two.
+        """
 
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
-        """The parked messages, oldest first."""
+        """The parked messages, oldest first; of a very large body it may be the beginning."""
 
     def redrive(self, letter_id: str) -> bool:
-        """Publishes a parked message again; False when there is none of that id."""
+        """Publishes a parked message again, whole; False when there is none of that id.
+
+        Raises Conflict when it is nothing that can be published.
+        """
 
     def drop(self, letter_id: str) -> bool:
         """Deletes a parked message; False when there is none of that id."""

@@ -159,7 +159,13 @@ class LocalBus:
                 )
                 self._put(queued, row[4])
 
-    def park(self, message: Outgoing, reason: str, deliveries: int) -> None:
+    def park(
+        self,
+        message: Outgoing,
+        reason: str,
+        deliveries: int,
+        published_at: datetime | None = None,
+    ) -> None:
         now = _micros(self._now())
         row = (
             message.topic,
@@ -167,7 +173,7 @@ class LocalBus:
             msgspec.json.encode(message.attributes),
             reason,
             deliveries,
-            now,
+            now if published_at is None else _micros(published_at),
             now,
         )
         self._journal.execute(_PARK, row, wait=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from enum import StrEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -18,12 +18,17 @@ VERSION = 1
 
 
 class Topic(StrEnum):
-    """Where a message goes. One subscription each, but `run-events`, which is for everybody."""
+    """Where a message goes. One subscription each, but `run-events`, which is for everybody.
+
+    On Google Cloud the id of a topic is a prefix and one of these names, and its subscription has the
+    id of the topic. No name is the end of another. What a subscription gives up goes to `dead-letters`.
+    """
 
     STARTS = "starts"
     STEPS = "steps"
     COMPLETIONS = "completions"
     RUN_EVENTS = "run-events"
+    DEAD_LETTERS = "dead-letters"
 
 
 class StepMessage(Document, frozen=True, kw_only=True):
@@ -108,6 +113,15 @@ def decode(body: bytes, kind: type[M]) -> M:
         raise Unreadable(f"not a {kind.__name__}: {error}") from error
 
 
+def attributes_of(run_id: str, org: str = "", trace: str = "") -> dict[str, str]:
+    """What is said of a message outside its body: its run, the organization, and the run's trace.
+
+    `traceparent` is the header of that name (www.w3.org/TR/trace-context), as the run was asked for.
+    """
+    said = {"run": run_id, "org": org, "traceparent": trace}
+    return {name: value for name, value in said.items() if value}
+
+
 class PushMessage(msgspec.Struct, rename="camel"):
     """The message inside the envelope; `data` may be missing when a message has attributes only."""
 
@@ -115,6 +129,11 @@ class PushMessage(msgspec.Struct, rename="camel"):
     data: bytes = b""  # base64 in JSON
     attributes: dict[str, str] = {}
     publish_time: str = ""
+
+    @property
+    def published_at(self) -> datetime | None:
+        """When the bus took the message; None where the envelope does not say it."""
+        return _time(self.publish_time)
 
 
 class PushEnvelope(msgspec.Struct, rename="camel"):
@@ -139,3 +158,51 @@ def open_envelope(body: bytes) -> PushEnvelope:
 def seal_envelope(envelope: PushEnvelope) -> bytes:
     """The JSON that `open_envelope` reads."""
     return _encoder.encode(envelope)
+
+
+class GivenUp(NamedTuple):
+    """Whence a message came to the dead letters, and why. `attributes` are those it was sent with."""
+
+    topic: Topic
+    attributes: dict[str, str]
+    reason: str
+    deliveries: int
+    published_at: datetime | None
+
+
+_GIVEN_UP = "CloudPubSub"
+_SOURCE = _GIVEN_UP + "DeadLetterSource"
+
+
+def given_up(message: PushMessage) -> GivenUp:
+    """What the attributes say that Pub/Sub adds to a message which a subscription gave up.
+
+    A message that does not come from a subscription of ours stays one of the topic `dead-letters`.
+    """
+    found = message.attributes
+    subscription = found.get(_SOURCE + "Subscription", "")
+    count = found.get(_SOURCE + "DeliveryCount", "")
+    deliveries = int(count) if count.isascii() and count.isdigit() and len(count) < 10 else 1
+    topic = next((topic for topic in Topic if subscription.endswith(topic)), Topic.DEAD_LETTERS)
+    if subscription:
+        reason = (
+            f"delivered {deliveries} times to subscription {subscription} and never acknowledged;"
+            " the log of its function says why"
+        )
+    else:
+        reason = f"published to {Topic.DEAD_LETTERS} and not given up by any subscription"
+    return GivenUp(
+        topic,
+        {name: value for name, value in found.items() if not name.startswith(_GIVEN_UP)},
+        reason,
+        deliveries,
+        _time(found.get(_SOURCE + "TopicPublishTime", "")),
+    )
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return None if at.tzinfo is None else at

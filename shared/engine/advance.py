@@ -19,7 +19,14 @@ from shared.accounts import NotAllowed, Refused, Reserved, Spent
 from shared.app import App
 from shared.bus import Outgoing
 from shared.core.decide import Publish, cancel, decide, fail_waiting, outstanding, start, wake_at
-from shared.core.message import CompletionMessage, RunEvent, StepMessage, Topic, encode
+from shared.core.message import (
+    CompletionMessage,
+    RunEvent,
+    StepMessage,
+    Topic,
+    attributes_of,
+    encode,
+)
 from shared.core.plan import Plan
 from shared.core.run import Attempt, AttemptStatus, ErrorInfo, Result, Run, RunStatus
 from shared.errors import Unavailable
@@ -229,7 +236,8 @@ class Coordinator:
             finished_at=run.finished_at,
             error=None if run.error is None else run.error.message,
         )
-        app.bus.publish([Outgoing(Topic.RUN_EVENTS, encode(event), None, {"org": run.org})])
+        attributes = attributes_of(run.run_id, run.org, run.trace)
+        app.bus.publish([Outgoing(Topic.RUN_EVENTS, encode(event), None, attributes)])
         after = replace(run, effects_done=True, wake_at=None)
         app.runs.replace_run(stored, after, app.new_id())
         app.log.info("run.ended", run=run.run_id, org=run.org, status=run.status)
@@ -277,6 +285,7 @@ def step_messages(run: Run, plan: Plan, publish: Sequence[Publish]) -> list[Outg
     if run.deadline is None and publish:
         raise AssertionError(f"run {run.run_id} releases steps without a deadline")
     messages = []
+    attributes = attributes_of(run.run_id, run.org, run.trace)
     for step_id, attempt, not_before in publish:
         step = plan.by_id[step_id]
         message = StepMessage(
@@ -298,9 +307,7 @@ def step_messages(run: Run, plan: Plan, publish: Sequence[Publish]) -> list[Outg
             not_after=run.deadline or run.created_at,
             trace=run.trace,
         )
-        messages.append(
-            Outgoing(Topic.STEPS, encode(message), not_before, {"org": run.org, "run": run.run_id})
-        )
+        messages.append(Outgoing(Topic.STEPS, encode(message), not_before, attributes))
     return messages
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from shared.app import App
 from shared.bus import Outgoing
-from shared.core.message import CompletionMessage, Topic, encode
+from shared.core.message import CompletionMessage, Topic, attributes_of, encode
 from shared.core.plan import Plan
 from shared.engine.submit import tombstone
 
@@ -48,7 +48,7 @@ def _hint_due_runs(app: App) -> int:
                     Topic.COMPLETIONS,
                     encode(CompletionMessage(run_id=run_id)),
                     None,
-                    {"run": run_id},
+                    attributes_of(run_id),
                 )
                 for run_id in due
             ]

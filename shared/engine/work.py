@@ -16,7 +16,7 @@ import msgspec
 from shared.app import App
 from shared.bus import Outgoing
 from shared.core.lineage import Evidence, Fence, Finding, LoadReceipt, Slice, Writer
-from shared.core.message import CompletionMessage, StepMessage, Topic, encode
+from shared.core.message import CompletionMessage, StepMessage, Topic, attributes_of, encode
 from shared.core.run import (
     MAX_ERROR_BYTES,
     MAX_SUMMARY_BYTES,
@@ -156,9 +156,8 @@ class Worker:
         done = CompletionMessage(
             run_id=message.run_id, step_id=message.step_id, attempt=message.attempt
         )
-        self._app.bus.publish(
-            [Outgoing(Topic.COMPLETIONS, encode(done), None, {"run": message.run_id})]
-        )
+        attributes = attributes_of(message.run_id, message.org, message.trace)
+        self._app.bus.publish([Outgoing(Topic.COMPLETIONS, encode(done), None, attributes)])
 
 
 class RunningStep:

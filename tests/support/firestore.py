@@ -66,7 +66,7 @@ class Watch:
             raise
         with self._guard:
             for write in writes:
-                self.written[write.update.name.split("/")[-2]] += 1
+                self.written[(write.update.name or write.delete).split("/")[-2]] += 1
                 self.masks.append(set(write.update_mask.field_paths))
         self.after(number)
         return answer

@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
+from shared.bus import Outgoing
+from shared.bus.letters import PART_BYTES, FirestoreLetters
+from shared.core.message import Topic
 from shared.core.plan import Plan
 from shared.core.run import (
     Attempt,
@@ -148,6 +151,9 @@ class Recorder(Database):
     def commit(self, what: str, *writes: Write) -> Committed:
         self.writes += writes
         for number, write in enumerate(writes):
+            if write.delete:
+                del self.there[write.path]
+                continue
             kept = self.there.get(write.path)
             fields = _merged({} if kept is None else kept.fields, write.fields)
             self.there[write.path] = Stored(write.path, fields, number)
@@ -273,6 +279,17 @@ def use_the_vault(recorder: Recorder) -> set[str]:
     return called.names
 
 
+def use_the_letters(recorder: Recorder) -> set[str]:
+    called = Calls(FirestoreLetters(recorder, now=lambda: NOW, new_id=lambda: "n"))
+    for _ in range(2):
+        called.park(Outgoing(Topic.STEPS, b"x" * (PART_BYTES + 1)), "why", 1, None)
+    called.oldest(100)
+    (letter_id,) = {path[1] for path in recorder.there if path[0] == "dead_letters"}
+    assert called.get(letter_id) is not None
+    assert called.drop(letter_id)
+    return called.names
+
+
 class Calls:
     """Passes calls on, and remembers their names."""
 
@@ -291,6 +308,7 @@ def used() -> Recorder:
     for called, backend in (
         (use_the_store(recorder), FirestoreRunStore),
         (use_the_vault(recorder), FirestoreVault),
+        (use_the_letters(recorder), FirestoreLetters),
     ):
         public = {name for name in vars(backend) if not name.startswith("_")}
         assert called == public, (
@@ -308,6 +326,7 @@ def test_every_query_has_its_index(used: Recorder) -> None:
         "attempts",
         "logs",
         "credentials",
+        "dead_letters",
     }
 
 
@@ -330,10 +349,10 @@ def test_every_field_that_is_written_is_exempted_or_indexed_on_purpose(used: Rec
 
 
 def test_what_grows_for_ever_has_a_time_to_live(used: Recorder) -> None:
-    grows = {"runs", "attempts", "logs"}
+    grows = {"runs", "attempts", "logs", "dead_letters", "parts"}
     assert declared().ttl == {(collection, "expire_at") for collection in grows}
     for write in used.writes:
-        if write.path[-2] in grows and write.mask is None:
+        if write.path[-2] in grows and write.mask is None and not write.delete:
             assert write.fields["expire_at"] > NOW + timedelta(days=365)
 
 

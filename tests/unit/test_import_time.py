@@ -21,7 +21,7 @@ BASELINE = "import functions_framework"
 RUNS = 5
 HEADROOM = 2.0  # a slower machine than the one the figures were taken on
 
-FUNCTIONS = ("api", "step_worker", "coordinator", "scheduler")
+FUNCTIONS = ("api", "step_worker", "coordinator", "dead_letter", "scheduler")
 SDKS = ("cryptography", "duckdb", "google.api_core", "grpc", "psycopg", "sqlglot", "sqlite3")
 CLI = ("rich", "shared.cli", "typer", "waitress")
 
@@ -68,6 +68,7 @@ def median(costs: list[Cost]) -> Cost:
         ("api", 0.35, 1.5),
         ("step_worker", 0.50, 2.0),
         ("coordinator", 0.35, 1.5),
+        ("dead_letter", 0.35, 1.5),
         ("scheduler", 0.35, 1.5),
     ],
 )
