@@ -23,7 +23,7 @@ dev: $(VENV)/.embedded  ## serve all functions on port 8001, in one process
 test: $(VENV)/.dev  ## the whole test suite, but for what needs an emulator
 	$(BIN)/pytest -n auto
 
-test-cloud: $(VENV)/.dev  ## the same promises on emulators of Google Cloud: java, Google Cloud SDK
+test-cloud: $(VENV)/.dev .venv-tasks/.ready  ## the same promises on emulators of Google Cloud: java, Google Cloud SDK
 	$(BIN)/pytest -n 2 -m cloud
 
 check: $(VENV)/.dev  ## lint, format, types, dependency rule, configs and their schema
@@ -53,13 +53,14 @@ lock:  ## pin requirements*.txt anew from requirements/*.in: UPGRADE=1 takes new
 	$(COMPILE) requirements/dev.in -o requirements-dev.txt
 	$(COMPILE) -c requirements-dev.txt requirements/cloud.in -o requirements.txt
 	$(COMPILE) -c requirements-dev.txt requirements/embedded.in -o requirements-embedded.txt
+	$(COMPILE) requirements/emulators/tasks.in -o requirements/emulators/tasks.txt
 
 # One file for Python 3.11 and later on every platform; no index is named in it.
 COMPILE = .venv-lock/bin/uv pip compile --quiet --python-version 3.11 --universal --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links --system-certs $(if $(UPGRADE),--upgrade)
 
 clean:  ## remove environments, caches and the data of demo and dev
-	rm -rf $(VENV) .venv-lock build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-lock .venv-tasks build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache .pipelines
 	find functions shared tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -82,3 +83,9 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/bin/pip
 	$(PIP) install --quiet --require-hashes -r requirements-dev.txt
 	$(INSTALL_SELF)
 	@touch $(VENV)/.embedded $@
+
+# --no-deps: the file has them all, and this pip takes a name with and without its extras for two
+.venv-tasks/.ready: requirements/emulators/tasks.txt
+	$(PYTHON) -m venv .venv-tasks
+	.venv-tasks/bin/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r $<
+	@touch $@

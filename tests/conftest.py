@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.support.emulators import firestore_emulator, firestore_project
+from tests.support.emulators import (
+    firestore_emulator,
+    firestore_project,
+    pubsub_emulator,
+    tasks_emulator,
+)
 
-__all__ = ["firestore_emulator", "firestore_project"]
+__all__ = ["firestore_emulator", "firestore_project", "pubsub_emulator", "tasks_emulator"]
 
 # A loaded machine is no fault of the code: time is measured in benchmarks/, never asserted here.
 settings.register_profile("test", deadline=None)

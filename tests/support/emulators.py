@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import pytest
 
+from shared.settings import ROOT
+
 READY_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _STARTS = 3  # a port may be taken between its choice and its use
@@ -37,6 +39,23 @@ wait "$emulator"
 """
 
 
+def _greets(host: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{host}/", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _listens(host: str) -> bool:
+    name, _, port = host.partition(":")
+    try:
+        socket.create_connection((name, int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 class Kind(NamedTuple):
     """One sort of emulator. `command` gets a port; None: what it needs is not on this machine."""
 
@@ -44,6 +63,7 @@ class Kind(NamedTuple):
     needs: str
     command: Callable[[int], list[str] | None]
     ready: str  # said in its log when the port is its own
+    answers: Callable[[str], bool] = _greets
 
 
 def _sdk() -> Path | None:
@@ -76,6 +96,68 @@ FIRESTORE = Kind(
     "java and the Google Cloud SDK with its cloud-firestore-emulator",
     _firestore,
     "Dev App Server is now running",
+)
+
+
+def _pubsub(port: int) -> list[str] | None:
+    sdk, java = _sdk(), shutil.which("java")
+    if sdk is None or java is None:
+        return None
+    jars = sorted(
+        (sdk / "platform" / "pubsub-emulator" / "lib").glob("cloud-pubsub-emulator-*.jar")
+    )
+    if not jars:
+        return None
+    return [
+        java,
+        "-XX:+UseSerialGC",
+        "-Xmx768m",
+        "-jar",
+        str(jars[-1]),
+        "--host=127.0.0.1",
+        f"--port={port}",
+    ]
+
+
+PUBSUB = Kind(
+    "pubsub",
+    "java and the Google Cloud SDK with its pubsub-emulator",
+    _pubsub,
+    "Server started, listening on",  # on a port that is taken it hangs, and never says this
+)
+
+# The emulator of Cloud Tasks listens to the whole network, on a port that it would share; it has no
+# option for less.
+_TASKS_ON_LOOPBACK = """
+import logging, sys, grpc
+from gcloud_tasks_emulator.server import create_server
+
+make, port = grpc.server, int(sys.argv[1])
+
+def on_loopback(pool):
+    made = make(pool, options=[("grpc.so_reuseport", 0)])
+    bind = made.add_insecure_port
+    made.add_insecure_port = lambda _: bind(f"127.0.0.1:{port}")
+    return made
+
+grpc.server = on_loopback
+logging.basicConfig(level=logging.INFO)
+create_server("127.0.0.1", port).run()
+"""
+
+
+def _tasks(port: int) -> list[str] | None:
+    python = ROOT / ".venv-tasks" / "bin" / "python"
+    ready = python.parents[1] / ".ready"
+    return [str(python), "-I", "-c", _TASKS_ON_LOOPBACK, str(port)] if ready.exists() else None
+
+
+TASKS = Kind(
+    "tasks",
+    "an environment of its own (make .venv-tasks/.ready)",
+    _tasks,
+    "Starting API server",
+    _listens,
 )
 
 
@@ -125,7 +207,7 @@ class Emulator:
         deadline = time.monotonic() + READY_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             # Another emulator might answer at the port: only our own log says that it is ours.
-            if kind.ready in self._said() and self._answers():
+            if kind.ready in self._said() and kind.answers(self.host):
                 return True
             time.sleep(0.05)
         return False
@@ -133,13 +215,6 @@ class Emulator:
     def _said(self) -> str:
         # Not `read`: the emulator writes at the position that we would move.
         return os.pread(self._log.fileno(), 1_000_000, 0).decode(errors="replace")
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://{self.host}/", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
 
 
 def _run(kind: Kind) -> Iterator[Emulator]:
@@ -159,6 +234,16 @@ def _run(kind: Kind) -> Iterator[Emulator]:
 @pytest.fixture(scope="session")
 def firestore_emulator() -> Iterator[Emulator]:
     yield from _run(FIRESTORE)
+
+
+@pytest.fixture(scope="session")
+def pubsub_emulator() -> Iterator[Emulator]:
+    yield from _run(PUBSUB)
+
+
+@pytest.fixture(scope="session")
+def tasks_emulator() -> Iterator[Emulator]:
+    yield from _run(TASKS)
 
 
 _projects = itertools.count(1)
