@@ -96,10 +96,16 @@ class WrongMethod(RequestError):
 
 
 class Conflict(RequestError):
-    """The thing is not in a state that allows this."""
+    """The thing is not in a state that allows this. `faults` say what is in the way, if it is several."""
 
     status = 409
     code = "conflict"
+
+    def __init__(
+        self, detail: str, faults: Sequence[Fault] = (), *, code: str | None = None
+    ) -> None:
+        super().__init__(detail, code=code)
+        self.faults = tuple(faults)
 
 
 class TooLarge(RequestError):

@@ -14,6 +14,7 @@ from shared.core.typed import from_json
 from shared.engine import Engine
 from shared.errors import (
     ConfigError,
+    Conflict,
     Fault,
     Forbidden,
     Invalid,
@@ -140,7 +141,7 @@ def problem(error: Exception, request_id: str) -> Response:
                 "error": "internal",
                 "detail": "a fault of the engine; quote the request_id when you report it",
             }
-    if isinstance(error, Invalid) and error.faults:
+    if isinstance(error, Invalid | Conflict) and error.faults:
         details["faults"] = [
             {"field": fault.where, "message": fault.message} for fault in error.faults
         ]

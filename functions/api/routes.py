@@ -40,6 +40,7 @@ _ALL = (
     Route("GET", "/pipelines/logs/<org>/<run_id>/transitions", Scope.READ, runs.transitions),
     Route("GET", "/pipelines/evidence/<org>/<run_id>", Scope.READ, runs.evidence),
     Route("POST", "/pipelines/cancel/<org>/<run_id>", Scope.EXECUTE, runs.cancel),
+    Route("POST", "/pipelines/retry/<org>/<run_id>", Scope.EXECUTE, runs.retry_run),
     Route("GET", "/pipelines/quota/<org>", Scope.READ, runs.quota),
     Route("GET", "/pipelines/catalog/<org>", Scope.READ, runs.catalog),
     Route("GET", "/admin/orgs", Scope.ADMIN, admin.list_orgs),

@@ -1,16 +1,20 @@
-"""Runs: start, look, cancel."""
+"""Runs: start, look, cancel, retry."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 
 from flask import Response
+from msgspec import Meta
 
 from functions.api.http import Call, answer
 from shared.core.record import Json, Record
+from shared.core.resume import RetryMode
 from shared.core.run import Outcome, RunStatus, Trigger
 from shared.engine import query
-from shared.engine.submit import Submission, preview, submit
+from shared.engine.retry import Retry, retry
+from shared.engine.submit import Submission, Submitted, preview, submit
 from shared.errors import Fault, Invalid, NotFound
 from shared.state import HistoryFilter
 
@@ -29,6 +33,14 @@ class RunRequest(Record, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
+class RetryRequest(Record, frozen=True, kw_only=True):
+    """The body of a retry."""
+
+    mode: Annotated[
+        RetryMode, Meta(description="resume goes on where the run stopped; rerun starts anew.")
+    ] = RetryMode.RESUME
+
+
 def health(call: Call) -> Response:
     """The process answers."""
     return answer({"status": "ok", "version": call.engine.app.code_version})
@@ -45,12 +57,6 @@ def ready(call: Call) -> Response:
 def run_pipeline(call: Call, org: str, provider: str, domain: str, pipeline: str) -> Response:
     """202 with the run; a replay carries `Idempotency-Replayed`. A dry run changes nothing."""
     asked = _asked(call)
-    key = call.request.headers.get("Idempotency-Key")
-    if key is not None and not (key.isascii() and key.isprintable() and 0 < len(key) <= _MAX_KEY):
-        raise Invalid(
-            "the Idempotency-Key is not usable",
-            [Fault("Idempotency-Key", f"must be 1 to {_MAX_KEY} printable ASCII characters")],
-        )
     submission = Submission(
         org=org,
         address=f"{provider}/{domain}/{pipeline}",
@@ -58,24 +64,19 @@ def run_pipeline(call: Call, org: str, provider: str, domain: str, pipeline: str
         end_date=asked.end_date,
         credential_id=asked.credential_id,
         parameters=asked.parameters,
-        idempotency_key=key,
+        idempotency_key=_key(call),
         trigger=Trigger.API,
-        trace=call.request.headers.get("traceparent", "")[:55],
+        trace=_trace(call),
     )
     if asked.dry_run:
         return answer(preview(call.engine.app, submission))
-    done = submit(call.engine.app, submission)
-    run_id = done.run.run_id
-    links = {
-        "status": f"/api/v1/pipelines/status/{org}/{run_id}",
-        "logs": f"/api/v1/pipelines/logs/{org}/{run_id}",
-        "evidence": f"/api/v1/pipelines/evidence/{org}/{run_id}",
-        "cancel": f"/api/v1/pipelines/cancel/{org}/{run_id}",
-    }
-    headers = {"Location": links["status"]}
-    if done.replayed:
-        headers["Idempotency-Replayed"] = "true"
-    return answer({"run_id": run_id, "status": "accepted", "links": links}, 202, headers)
+    return _accepted(submit(call.engine.app, submission))
+
+
+def retry_run(call: Call, org: str, run_id: str) -> Response:
+    """202 with the run that retries an ended one, as for a start."""
+    asked = Retry(org, run_id, call.body(RetryRequest).mode, _key(call), _trace(call))
+    return _accepted(retry(call.engine.app, asked))
 
 
 def status(call: Call, org: str, run_id: str) -> Response:
@@ -199,6 +200,35 @@ def _asked(call: Call) -> RunRequest:
         raise Invalid("the request is not valid", faults)
     body = {name: getattr(asked, name) for name in asked.__struct_fields__}
     return RunRequest(**{**body, **merged})
+
+
+def _key(call: Call) -> str | None:
+    key = call.request.headers.get("Idempotency-Key")
+    if key is not None and not (key.isascii() and key.isprintable() and 0 < len(key) <= _MAX_KEY):
+        raise Invalid(
+            "the Idempotency-Key is not usable",
+            [Fault("Idempotency-Key", f"must be 1 to {_MAX_KEY} printable ASCII characters")],
+        )
+    return key
+
+
+def _trace(call: Call) -> str:
+    return call.request.headers.get("traceparent", "")[:55]
+
+
+def _accepted(done: Submitted) -> Response:
+    org, run_id = done.run.org, done.run.run_id
+    links = {
+        "status": f"/api/v1/pipelines/status/{org}/{run_id}",
+        "logs": f"/api/v1/pipelines/logs/{org}/{run_id}",
+        "evidence": f"/api/v1/pipelines/evidence/{org}/{run_id}",
+        "cancel": f"/api/v1/pipelines/cancel/{org}/{run_id}",
+        "retry": f"/api/v1/pipelines/retry/{org}/{run_id}",
+    }
+    headers = {"Location": links["status"]}
+    if done.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return answer({"run_id": run_id, "status": "accepted", "links": links}, 202, headers)
 
 
 def _known_org(call: Call, org: str) -> None:

@@ -403,14 +403,18 @@ def wake_at(run: Run, timing: Timing) -> datetime | None:
 
 
 def start(run: Run, plan: Plan, now: datetime, timing: Timing, reason: str = "") -> Decision:
-    """Lets a pending run go: queues the steps that wait for nothing. `run.deadline` must be set."""
+    """Lets a pending run go: queues the steps that wait for nothing. `run.deadline` must be set.
+
+    `run.steps` are those that the run takes over from the one it resumes; they do not run again.
+    """
     if run.status is not RunStatus.PENDING or run.deadline is None:
         raise AssertionError(f"run {run.run_id} cannot start: {run.status}")
     draft = _Draft(run, now)
-    draft.steps = run.steps or {step.step_id: StepState() for step in plan.steps}
-    draft.steps = dict(draft.steps)
+    draft.steps = {step.step_id: StepState() for step in plan.steps}
     draft.run(RunStatus.VALIDATING, reason)
     draft.run(RunStatus.RUNNING)
+    for step_id, kept in run.steps.items():
+        draft.step(step_id, kept, f"completed in run {kept.from_run}")
     _release(draft, plan, run, False, timing)
     running = replace(
         run,

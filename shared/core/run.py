@@ -146,7 +146,11 @@ class Summary(Document, frozen=True, kw_only=True):
 
 
 class StepState(Document, frozen=True, kw_only=True):
-    """A step as its run sees it. `attempt` counts from 1; `look_at` is when to look again."""
+    """A step as its run sees it. `attempt` counts from 1; `look_at` is when to look again.
+
+    `counted` is the attempt whose result stands: of this run, or of `from_run` when the step was taken
+    over from there.
+    """
 
     status: StepStatus = StepStatus.PENDING
     attempt: int = 0

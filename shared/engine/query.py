@@ -11,6 +11,7 @@ from shared.app import App
 from shared.core.lineage import Evidence
 from shared.core.plan import Plan
 from shared.core.record import Document, Json
+from shared.core.resume import MAX_RETRIES, retry_id
 from shared.core.run import Attempt, ErrorInfo, Run, RunStatus, StepStatus, Summary
 from shared.errors import NotFound
 from shared.state import HistoryFilter, StoredRun
@@ -21,7 +22,10 @@ class View(Document, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class StepView(View, frozen=True, kw_only=True):
-    """A step as it stands: the run's word, and that of its open attempt."""
+    """A step as it stands: the run's word, and that of its open attempt.
+
+    `from_run` is the run whose result stands for a step that did not run here again.
+    """
 
     step_id: str
     ps_type: str
@@ -33,6 +37,7 @@ class StepView(View, frozen=True, kw_only=True):
     finished_at: datetime | None
     duration_seconds: float | None
     next_attempt_at: datetime | None
+    from_run: str | None
     reason: str | None
     summary: Summary | None
     error: ErrorInfo | None
@@ -67,8 +72,9 @@ class RunView(View, frozen=True, kw_only=True):
 
 
 class StatusView(RunView, frozen=True, kw_only=True):
-    """A run with its steps, in the order in which they were planned."""
+    """A run with its steps, in the order in which they were planned, and the newest retry of it."""
 
+    retried_by: str | None
     steps: tuple[StepView, ...]
 
 
@@ -106,8 +112,9 @@ class HistoryView(View, frozen=True, kw_only=True):
 
 
 class EvidenceView(View, frozen=True, kw_only=True):
-    """What one attempt proved."""
+    """What one attempt proved. `run_id` is another run for a step that was taken over from there."""
 
+    run_id: str
     step_id: str
     attempt: int
     evidence: Evidence
@@ -129,7 +136,9 @@ def status(app: App, org: str, run_id: str) -> StatusView:
         _step_view(stored.run, stored.plan, step.step_id, opened.get(step.step_id))
         for step in stored.plan.steps
     )
-    return StatusView(**_run_fields(stored.run), steps=steps)
+    return StatusView(
+        **_run_fields(stored.run), retried_by=_newest_retry(app, stored.run), steps=steps
+    )
 
 
 def history(
@@ -173,13 +182,23 @@ def logs(app: App, org: str, run_id: str, step_id: str | None) -> list[dict[str,
 
 
 def evidence(app: App, org: str, run_id: str) -> list[EvidenceView]:
-    """The evidence of every attempt that has some. Raises NotFound."""
-    find_run(app, org, run_id)
+    """The evidence of every attempt that has some, and of the steps taken over. Raises NotFound."""
+    run = find_run(app, org, run_id).run
+    taken = {
+        (state.from_run, step_id, state.counted)
+        for step_id, state in run.steps.items()
+        if state.from_run is not None
+    }
     return [
         EvidenceView(
-            step_id=step_id, attempt=attempt, evidence=msgspec.json.decode(found, type=Evidence)
+            run_id=there,
+            step_id=step_id,
+            attempt=attempt,
+            evidence=msgspec.json.decode(found, type=Evidence),
         )
-        for step_id, attempt, found in app.runs.evidence(run_id)
+        for there in (*sorted({there for there, _, _ in taken}), run_id)
+        for step_id, attempt, found in app.runs.evidence(there)
+        if there == run_id or (there, step_id, attempt) in taken
     ]
 
 
@@ -189,6 +208,18 @@ def find_run(app: App, org: str, run_id: str) -> StoredRun:
     if stored is None or stored.run.org != org or stored.run.tombstone:
         raise NotFound(f"there is no run {run_id!r} of organization {org!r}", code="run_not_found")
     return stored
+
+
+def _newest_retry(app: App, run: Run) -> str | None:
+    """One read for a run that was never retried, and none while it cannot be."""
+    newest = None
+    for number in range(MAX_RETRIES if run.status.terminal else 0):
+        there = app.runs.run(retry_id(run.run_id, number))
+        if there is None:
+            break
+        if not there.run.tombstone:
+            newest = there.run.run_id
+    return newest
 
 
 def run_view(run: Run) -> RunView:
@@ -240,6 +271,7 @@ def _step_view(run: Run, plan: Plan, step_id: str, opened: Attempt | None) -> St
         finished_at=state.finished_at,
         duration_seconds=_seconds(started_at, state.finished_at),
         next_attempt_at=state.not_before,
+        from_run=state.from_run,
         reason=state.reason,
         summary=state.summary,
         error=state.error,

@@ -21,7 +21,16 @@ from shared.core.lineage import NO_CREDENTIAL, dataset_of
 from shared.core.pipeline import Pipeline, resolve_plan
 from shared.core.plan import Plan
 from shared.core.record import Document, Json
-from shared.core.run import Params, Run, RunStatus, Transition, Trigger, derived_run_id, shard_of
+from shared.core.run import (
+    Params,
+    Run,
+    RunStatus,
+    StepState,
+    Transition,
+    Trigger,
+    derived_run_id,
+    shard_of,
+)
 from shared.engine.advance import step_messages
 from shared.errors import Fault, Forbidden, Invalid, Mismatch, NotFound, QuotaExceeded, Unavailable
 
@@ -51,6 +60,22 @@ class Submitted(NamedTuple):
     replayed: bool
 
 
+class Wanted(NamedTuple):
+    """A run that may be, if there is room for it. `steps` are taken over from the run it resumes."""
+
+    org: str
+    address: str
+    trigger: Trigger
+    request_hash: str
+    created_at: datetime
+    params: Params
+    plan: Plan
+    trace: str
+    reason: str
+    retry_of: str | None = None
+    steps: Mapping[str, StepState] = {}
+
+
 def submit(app: App, asked: Submission) -> Submitted:
     """Starts the run, or finds the one that the same call started before.
 
@@ -61,9 +86,10 @@ def submit(app: App, asked: Submission) -> Submitted:
         run_id = app.new_id() if asked.idempotency_key is None else _run_id(asked, k)
         there = None if asked.idempotency_key is None else app.runs.run(run_id)
         if there is None:
-            answer = _try(app, asked, run_id, request_hash)
-            if answer is not None:
-                return answer
+            now = app.now()
+            made = create(app, run_id, _wanted(app, asked, run_id, request_hash, now), now)
+            if made is not None:
+                return Submitted(made, replayed=False)
             there = app.runs.run(run_id)
         if there is not None and not there.run.tombstone:
             return _replay(there.run, request_hash)
@@ -139,19 +165,20 @@ def prepare(app: App, asked: Submission, run_id: str, now: datetime) -> tuple[Pa
     return params, plan
 
 
-def _try(app: App, asked: Submission, run_id: str, request_hash: str) -> Submitted | None:
-    """One run id: the run made, or None when somebody else settled the fate of that id."""
-    now = app.now()
-    params, plan = prepare(app, asked, run_id, now)
-    slack = app.timing.reservation_slack
-    answer = app.accounts.reserve(run_id, asked.org, now, now + plan.timeout + slack)
+def create(app: App, run_id: str, wanted: Wanted, now: datetime) -> Run | None:
+    """Reserves and creates the run and sends its first messages.
+
+    None: somebody else settled the fate of that id. Raises Forbidden, QuotaExceeded, Unavailable.
+    """
+    plan, slack = wanted.plan, app.timing.reservation_slack
+    answer = app.accounts.reserve(run_id, wanted.org, now, now + plan.timeout + slack)
     match answer:
         case Spent():
             if app.runs.run(run_id) is None:
-                _abandon(app, asked, run_id, plan, now)
+                _abandon(app, run_id, wanted, now)
             return None
         case NotAllowed():
-            raise _forbidden(asked.org, answer.status)
+            raise _forbidden(wanted.org, answer.status)
         case Refused():
             raise quota_exceeded(answer)
         case Reserved():
@@ -160,34 +187,52 @@ def _try(app: App, asked: Submission, run_id: str, request_hash: str) -> Submitt
             assert_never(answer)
     waiting = Run(
         run_id=run_id,
-        org=asked.org,
-        dataset=dataset_of(asked.org, app.environment),
-        address=asked.address,
+        org=wanted.org,
+        dataset=dataset_of(wanted.org, app.environment),
+        address=wanted.address,
         pipeline_id=plan.pipeline_id,
-        trigger=asked.trigger,
-        request_hash=request_hash,
-        created_at=now,
+        trigger=wanted.trigger,
+        request_hash=wanted.request_hash,
+        created_at=wanted.created_at,
         status=RunStatus.PENDING,
-        params=params,
+        params=wanted.params,
         shard=shard_of(run_id),
+        retry_of=wanted.retry_of,
         config_hash=plan.config_hash,
         code_version=app.code_version,
-        trace=asked.trace,
+        trace=wanted.trace,
         deadline=min(now + plan.timeout, expires_at - slack),
         reservation_expires_at=expires_at,
-        transitions=(Transition(at=now, to=RunStatus.PENDING, reason=asked.trigger),),
+        steps=dict(wanted.steps),
+        transitions=(Transition(at=now, to=RunStatus.PENDING, reason=wanted.reason),),
     )
     decision = start(waiting, plan, now, app.timing, "quota reserved")
     if not app.runs.create_run(decision.run, plan, app.new_id()):
         return None
     app.bus.publish(step_messages(decision.run, plan, decision.publish))
-    app.log.info("run.accepted", run=run_id, org=asked.org, pipeline=plan.pipeline_id)
-    return Submitted(decision.run, replayed=False)
+    app.log.info("run.accepted", run=run_id, org=wanted.org, pipeline=plan.pipeline_id)
+    return decision.run
 
 
-def _abandon(app: App, asked: Submission, run_id: str, plan: Plan, now: datetime) -> None:
+def _wanted(app: App, asked: Submission, run_id: str, request_hash: str, now: datetime) -> Wanted:
+    params, plan = prepare(app, asked, run_id, now)
+    return Wanted(
+        org=asked.org,
+        address=asked.address,
+        trigger=asked.trigger,
+        request_hash=request_hash,
+        created_at=now,
+        params=params,
+        plan=plan,
+        trace=asked.trace,
+        reason=asked.trigger,
+    )
+
+
+def _abandon(app: App, run_id: str, wanted: Wanted, now: datetime) -> None:
     """Writes a tombstone where a reservation ended without a run: the id is used up."""
-    app.runs.create_run(tombstone(run_id, asked.org, app.environment, now), plan, app.new_id())
+    grave = tombstone(run_id, wanted.org, app.environment, now)
+    app.runs.create_run(grave, wanted.plan, app.new_id())
 
 
 def tombstone(run_id: str, org: str, environment: str, now: datetime) -> Run:

@@ -34,6 +34,7 @@ from shared.core.run import (
     Result,
     Run,
     RunStatus,
+    StepState,
     StepStatus,
     Summary,
     Timing,
@@ -164,18 +165,6 @@ def test_a_run_whose_steps_are_all_disabled_ends_as_it_starts() -> None:
     assert statuses(decision.run) == {"a": "skipped", "b": "skipped"}
     assert decision.publish == ()
     assert decision.run.wake_at == NOW + TIMING.effects_delay
-
-
-def test_a_copied_step_of_a_resumed_run_does_not_run_again() -> None:
-    done = replace(
-        fold(started(CHAIN), CHAIN, closed("a")).run.steps["a"], from_run="r0", counted=None
-    )
-    resumed = replace(
-        waiting(), steps={"a": done, "b": started(CHAIN).steps["b"], "c": started(CHAIN).steps["c"]}
-    )
-    decision = start(resumed, CHAIN, NOW, TIMING)
-    assert decision.publish == (Publish("b", 1, None),)
-    assert decision.run.steps["a"] == done
 
 
 # --- release ---
@@ -641,11 +630,11 @@ class Played(NamedTuple):
     attempts: dict[tuple[str, int], Attempt]
 
 
-def play(script: Script) -> Played:
+def play(script: Script, kept: Mapping[str, StepState] = {}) -> Played:
     """Runs the plan with the script's results; folds in any order, any number of times, or late."""
     chance = random.Random(script.seed)
     plan, now = script.plan, NOW
-    decision = start(waiting(), plan, now, TIMING)
+    decision = start(replace(waiting(), steps=dict(kept)), plan, now, TIMING)
     run, history = decision.run, [decision.run]
     attempts: dict[tuple[str, int], Attempt] = {}
     check_publish(run, decision, plan)
