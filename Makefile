@@ -23,7 +23,7 @@ dev: $(VENV)/.embedded  ## serve all functions on port 8001, in one process
 test: $(VENV)/.dev  ## the whole test suite, but for what needs an emulator
 	$(BIN)/pytest -n auto
 
-test-cloud: $(VENV)/.dev .venv-tasks/.ready  ## the same promises on emulators of Google Cloud: java, Google Cloud SDK
+test-cloud: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## the same promises on emulators of Google Cloud: java, Google Cloud SDK, Python 3.13
 	$(BIN)/pytest -n 2 -m cloud
 
 check: $(VENV)/.dev  ## lint, format, types, dependency rule, configs and their schema
@@ -54,13 +54,14 @@ lock:  ## pin requirements*.txt anew from requirements/*.in: UPGRADE=1 takes new
 	$(COMPILE) -c requirements-dev.txt requirements/cloud.in -o requirements.txt
 	$(COMPILE) -c requirements-dev.txt requirements/embedded.in -o requirements-embedded.txt
 	$(COMPILE) requirements/emulators/tasks.in -o requirements/emulators/tasks.txt
+	$(call COMPILE,3.13) requirements/emulators/bigquery.in -o requirements/emulators/bigquery.txt
 
 # One file for Python 3.11 and later on every platform; no index is named in it.
-COMPILE = .venv-lock/bin/uv pip compile --quiet --python-version 3.11 --universal --generate-hashes \
+COMPILE = .venv-lock/bin/uv pip compile --quiet --python-version $(or $(1),3.11) --universal --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links --system-certs $(if $(UPGRADE),--upgrade)
 
 clean:  ## remove environments, caches and the data of demo and dev
-	rm -rf $(VENV) .venv-lock .venv-tasks build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-lock .venv-tasks .venv-bigquery build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache .pipelines
 	find functions shared tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -88,4 +89,19 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/bin/pip
 .venv-tasks/.ready: requirements/emulators/tasks.txt
 	$(PYTHON) -m venv .venv-tasks
 	.venv-tasks/bin/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r $<
+	@touch $@
+
+# Its DuckDB looks for extensions in the home folder: it gets one of its own, with those of the wheels.
+PYTHON_3_13 = $(or $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null),$(addsuffix /bin/python,$(shell pyenv prefix 3.13.0 2>/dev/null)))
+
+.venv-bigquery/.ready: requirements/emulators/bigquery.txt
+	@test -n "$(PYTHON_3_13)" || { echo "Python 3.13 is needed, as python3.13 or of pyenv" >&2; exit 1; }
+	$(PYTHON_3_13) -m venv .venv-bigquery
+	.venv-bigquery/bin/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r $<
+	mkdir -p .venv-bigquery/home
+	for name in ducklake icu spatial; do \
+		file=$$(echo .venv-bigquery/lib/python3.13/site-packages/duckdb_extension_$$name/extensions/v*/$$name.duckdb_extension) && \
+		HOME=$(CURDIR)/.venv-bigquery/home .venv-bigquery/bin/python -c \
+			"import duckdb; duckdb.connect().execute(\"INSTALL '$$file'\")" || exit 1; \
+	done
 	@touch $@

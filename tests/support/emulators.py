@@ -200,6 +200,33 @@ def gcs(folder: Path) -> Kind:
     )
 
 
+def bigquery(data: Path, buckets: Path) -> Kind:
+    """BigQuery, with its tables in the folder `data`; it reads gs://BUCKET/OBJECT from `buckets`."""
+
+    def command(port: int) -> list[str] | None:
+        environment = ROOT / ".venv-bigquery"
+        if not (environment / ".ready").exists():
+            return None
+        return [
+            "env",
+            f"HOME={environment / 'home'}",  # where its DuckDB finds the extensions
+            f"GCS_LOCAL_ROOT={buckets}",
+            str(environment / "bin" / "local-bigquery"),
+            "--host=127.0.0.1",
+            f"--port={port}",
+            "--grpc-port=0",
+            f"--data-dir={data}",
+        ]
+
+    return Kind(
+        "bigquery",
+        "an environment of its own (make .venv-bigquery/.ready)",
+        command,
+        "Uvicorn running on",
+        _listens,
+    )
+
+
 class Missing(Exception):
     """What the emulator needs is not on this machine."""
 
@@ -292,6 +319,14 @@ def gcs_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudStor
         storage = CloudStorage(server.host, folder)
         yield storage
         storage.stop()
+
+
+@pytest.fixture(scope="session")
+def bigquery_emulator(
+    tmp_path_factory: pytest.TempPathFactory, gcs_emulator: CloudStorage
+) -> Iterator[Emulator]:
+    """Its load jobs read what is in `gcs_emulator`."""
+    yield from _run(bigquery(tmp_path_factory.mktemp("bigquery"), gcs_emulator.folder))
 
 
 _projects = itertools.count(1)
