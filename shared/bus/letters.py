@@ -83,18 +83,21 @@ class FirestoreLetters:
     ) -> None:
         """Keeps the message. Raises Unavailable."""
         path = (LETTERS, _id_of(message))
+        # Makes every write change something, so that a redrive which has read the letter before cannot
+        # take away what was parked since; and says whose write stands when an answer was lost.
+        nonce = self._new_id()
         for _ in range(_TRIES):
+            there = self._db.get([path], ("deliveries", "nonce")).get(path)
+            if there is not None and there.fields.get("nonce") == nonce:
+                return
             now = self._now()
-            # The nonce makes every write change something, so that a redrive which has read the letter
-            # before cannot take away what was parked since.
             fields: dict[str, Value] = {
                 "reason": _said(reason, len(message.body)),
                 "deliveries": deliveries,
                 "parked_at": now,
                 "expire_at": now + self._keep,
-                "nonce": self._new_id(),
+                "nonce": nonce,
             }
-            there = self._db.get([path], ("deliveries",)).get(path)
             if there is None:
                 fields |= {
                     "topic": message.topic,
@@ -110,7 +113,6 @@ class FirestoreLetters:
                 write = changed(path, {(name,): v for name, v in fields.items()}, there.version)
             if self._db.commit(f"park {'/'.join(path)}", write).versions is not None:
                 return
-            # Somebody else parked or took it meanwhile, or we did without hearing so: look again.
         raise Unavailable(f"{'/'.join(path)}: {_TRIES} conditional writes in a row were lost")
 
     def oldest(self, limit: int) -> list[DeadLetter]:

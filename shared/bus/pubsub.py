@@ -41,7 +41,6 @@ _CHANNEL: list[tuple[str, Any]] = [
     ("grpc.max_send_message_length", -1),
     # A service that is back is found in seconds; by itself gRPC waits for up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 
