@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import StrEnum
 
+import msgspec
 from msgspec.structs import asdict
 
 from shared.core.plan import Plan, StepPlan
@@ -79,10 +80,11 @@ def _fields(plan: Plan | StepPlan) -> dict[str, Json]:
 
 def _changed(place: str, before: dict[str, Json], after: dict[str, Json]) -> Iterator[Fault]:
     for name in before | after:
-        there, now = _said(name, before), _said(name, after)
-        if before.get(name) != after.get(name) or there != now:
-            yield Fault(place + name, f"was {there}, is {now}")
+        if name not in before or name not in after or before[name] != after[name]:
+            yield Fault(place + name, f"was {_said(name, before)}, is {_said(name, after)}")
 
 
 def _said(name: str, fields: dict[str, Json]) -> str:
-    return clip(repr(fields[name]), _SHOWN_BYTES) if name in fields else "not there"
+    if name not in fields:
+        return "not there"
+    return clip(msgspec.json.encode(fields[name]).decode(), _SHOWN_BYTES)
