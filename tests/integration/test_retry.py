@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.bootstrap import Clock
+from shared.bootstrap import Clock, utc_now
 from shared.core.lineage import Evidence
 from shared.core.record import Record
 from shared.core.run import Summary
@@ -44,23 +44,16 @@ class NoConfig(Record, frozen=True, kw_only=True):
     """Nothing to say."""
 
 
-class Turning(Clock):
-    """A clock that can be turned back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.back = timedelta(0)
-
-    def now(self) -> datetime:
-        return super().now() - self.back
-
-
 class Two:
-    """A system with that pipeline. `broken`: the step that fails, or None; `labels` are those loaded."""
+    """A system with that pipeline. `broken`: the step that fails, or None; `labels` are those loaded.
+
+    `behind` is how much its clock is behind.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.broken: str | None = "check"
         self.labels: list[str] = []
+        self.behind = timedelta(0)
 
         @processor("tests.load")
         def load(step: StepContext, config: LoadConfig) -> StepResult:
@@ -84,10 +77,9 @@ class Two:
                 raise Terminal("not mended yet")
             return StepResult(summary=Summary(), evidence=Evidence())
 
-        self.clock = Turning()
         self.system = EmbeddedSystem(
             folder,
-            clock=self.clock,
+            clock=Clock(now=lambda: utc_now() - self.behind),
             processors={**PROCESSORS, "tests.load": load, "tests.check": check},
             pipelines={f"{ADDRESS}.yml": PIPELINE},
         )
@@ -152,7 +144,7 @@ def test_a_retry_replaces_what_the_old_run_loaded_whatever_the_clocks_say(
     with two.system:
         old = two.failed()
         two.broken = None
-        two.clock.back = timedelta(seconds=30)
+        two.behind = timedelta(seconds=30)
         run = two.ended(two.retry(old, mode))
         assert run["status"] == "completed", run["error"]
         assert run["created_at"] > old["created_at"]
