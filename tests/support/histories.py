@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from shared.core.plan import OnFailure, Plan, RetryPolicy, StepPlan
+from shared.core.resume import RetryMode
 from shared.core.run import Result, Timing
 from tests.support.virtual import Actor
 from tests.support.world import PS_TYPE, REAL, TIMING, Build, Faults, Trouble, World
@@ -28,6 +29,9 @@ THEMES = (
     "accounts.orphans",
     "bus.publish",
 )
+
+
+RETRIED_AT = 30.0  # seconds: a plain run of a few steps has ended, also after a fault
 
 
 def step(step_id: str, *depends_on: str, **changes: object) -> StepPlan:
@@ -64,8 +68,13 @@ WIDE = shape(*(step(f"s{i}") for i in range(10)), step("end", *(f"s{i}" for i in
 # --- by seed ---
 
 
-def chaos(seed: int, build: Build = REAL, *, embedded: bool = False) -> World:
-    """A random world: some runs, every fault, for about a minute; then none."""
+def chaos(
+    seed: int, build: Build = REAL, *, embedded: bool = False, retries: bool = False
+) -> World:
+    """A random world: some runs, every fault, for about a minute; then none.
+
+    `retries`: clients ask for retries of these runs, too.
+    """
     chance = random.Random(f"chaos {seed}")
     good = chance.random() < 0.3
     faults = _faults(chance)
@@ -95,6 +104,10 @@ def chaos(seed: int, build: Build = REAL, *, embedded: bool = False) -> World:
         if chance.random() < 0.3:
             for _ in range(chance.choice((1, 2))):
                 world.cancel(key, at=chance.uniform(0, span))
+        for _ in range(chance.choice((1, 2, 4)) if retries else 0):
+            mode = chance.choice(tuple(RetryMode))
+            client, tries = f"{mode} {chance.choice('xy')}", chance.choice((1, 3))
+            world.retry(key, client, mode, at=chance.uniform(0, 2 * span), tries=tries)
     for i in range(chance.choice((0, 0, 1, 2))):
         run_id = f"w{i}"
         world.wait_for_quota(run_id, chance.choice(names), at=chance.uniform(0, span))
@@ -201,15 +214,34 @@ def plain(plan: Plan, build: Build = REAL, *, tries: int = 3, **options: Any) ->
     return world
 
 
+def retried(plan: Plan, build: Build = REAL, *, tries: int = 3, **options: Any) -> World:
+    """One run whose last step fails, and after its end its resume, in which nothing fails."""
+    last = plan.steps[-1].step_id
+
+    def result(run_id: str, step_id: str, _: int) -> Result:
+        return Result.TERMINAL if (run_id, step_id) == (world.run_id("k"), last) else Result.OK
+
+    world = World(shapes={"test/cost/plain": plan}, build=build, results=result, **options)
+    world.submit("k", "test/cost/plain", tries=3)
+    world.retry("k", "client", at=RETRIED_AT, tries=tries)
+    return world
+
+
 def each_call(
-    name: str, trouble: Callable[[World], Trouble], plan: Plan, build: Build = REAL, **options: Any
+    name: str,
+    trouble: Callable[[World], Trouble],
+    plan: Plan,
+    build: Build = REAL,
+    *,
+    history: Callable[..., World] = plain,
+    **options: Any,
 ) -> Iterator[Case]:
-    """`trouble` at every call that the plain history makes, one history each."""
-    calls = _done(plain(plan, **options)).calls
+    """`trouble` at every call that the history makes, one history each."""
+    calls = _done(history(plan, **options)).calls
     for k in range(1, calls + 1):
 
         def make(k: int = k) -> World:
-            world = plain(plan, build, **options)
+            world = history(plan, build, **options)
             world.at_call[k] = lambda: trouble(world)
             return world
 
@@ -314,6 +346,16 @@ def replay(held: float = 0.0) -> Callable[[World], Trouble]:
     return trouble
 
 
+def retry_again(held: float = 0.0) -> Callable[[World], Trouble]:
+    """The client asks for the retry again just then, while the first caller hangs for `held` seconds."""
+
+    def trouble(world: World) -> Trouble:
+        world.retry("k", "client", at=max(0.0, RETRIED_AT - world.scheduler.now))
+        return Trouble(before=held)
+
+    return trouble
+
+
 def _done(world: World) -> World:
     world.run()
     return world
@@ -382,6 +424,21 @@ def submit_race(build: Build = REAL) -> World:
     )
     for _ in range(2):
         world.submit("k", "test/cost/plain", racing=True)
+    world.tick(racing=True)
+    return world
+
+
+def retry_race(build: Build = REAL) -> World:
+    """Two posts of one retry, and a tick that finds their reservation old at once."""
+    world = World(
+        shapes={"test/cost/plain": CHAIN},
+        build=build,
+        concurrent=1,
+        timing=replace(TIMING, orphan_age=timedelta(0)),
+    )
+    world.ended("old", "test/cost/plain")
+    for _ in range(2):
+        world.retry("old", "client", racing=True)
     world.tick(racing=True)
     return world
 

@@ -107,6 +107,7 @@ class Promises:
                 transitions=run.transitions[:1],
             )
             self._one_run_per_key(run)
+            self._check_kept(run)
         if before.status.terminal:
             same = replace(before, effects_done=run.effects_done, wake_at=run.wake_at)
             if same != run or (before.effects_done and not run.effects_done):
@@ -119,6 +120,21 @@ class Promises:
         if run.effects_done and not before.effects_done:
             self._check_effects(run)
         self._check_quota()
+
+    def _check_kept(self, run: Run) -> None:
+        """A retry takes over what its old run completed, and nothing else."""
+        for step_id, state in run.steps.items():
+            if state.from_run is None:
+                continue
+            there = self.truth.attempt(state.from_run, step_id, state.counted or 0)
+            if there is None or there.attempt.result is not Result.OK:
+                self.broken(f"{run.run_id} takes {step_id} from {state.from_run}, where it is not")
+        if run.retry_of is not None:
+            old = self.truth.run(run.retry_of)
+            if old is None or not old.run.status.terminal:
+                self.broken(f"{run.run_id} retries {run.retry_of}, which has not ended")
+            elif run.created_at <= old.run.created_at:
+                self.broken(f"{run.run_id} is not newer than {run.retry_of}")
 
     def _check_moves(self, before: Run, run: Run) -> None:
         """One write may make several moves; each of them is stored."""
@@ -216,6 +232,8 @@ class Promises:
         if run.status not in (RunStatus.RUNNING, RunStatus.CANCELLING):
             self.broken(f"{attempt.key} is claimed while its run is {run.status}")
         state = run.steps[attempt.step_id]
+        if state.from_run is not None:
+            self.broken(f"{attempt.key} is claimed, which {state.from_run} has completed")
         if not state.status.released or state.attempt != attempt.number:
             self.broken(f"{attempt.key} is claimed: its step is {state.status} {state.attempt}")
         self._check_parents(run, self.plans[attempt.run_id], attempt.step_id)
@@ -269,8 +287,10 @@ class Promises:
         key = self.keys.get(run.run_id)
         for other in self.runs.values():
             same = key is not None and self.keys.get(other.run_id) == key
+            if run.retry_of is not None and other.retry_of == run.retry_of:
+                same = other.request_hash == run.request_hash
             if same and other.run_id != run.run_id and not other.tombstone:
-                self.broken(f"{run.run_id} and {other.run_id} stand for key {key}")
+                self.broken(f"{run.run_id} and {other.run_id} stand for one call ({key})")
 
     def answered(self, key: str, run: Run) -> None:
         told = self.answers.setdefault(key, set())

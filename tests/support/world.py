@@ -20,15 +20,19 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, NoReturn, cast
 
+from msgspec.structs import replace
+
 from shared.accounts import Limits
 from shared.accounts.sqlite import SqliteAccounts
 from shared.app import App
 from shared.bus import Outgoing
+from shared.core.decide import cancel
 from shared.core.lineage import Evidence
 from shared.core.message import CompletionMessage, RunEvent, StepMessage, Topic, decode, encode
 from shared.core.pipeline import Pipeline, Step, resolve_plan
 from shared.core.plan import Plan
 from shared.core.record import Record
+from shared.core.resume import RetryMode
 from shared.core.run import (
     Params,
     Result,
@@ -40,11 +44,21 @@ from shared.core.run import (
     derived_run_id,
     shard_of,
 )
-from shared.engine import advance, lease, submit, tick, work
+from shared.engine import advance, lease, retry, submit, tick, work
 from shared.engine.advance import Coordinator
+from shared.engine.retry import Retry
 from shared.engine.submit import Submission
 from shared.engine.work import Worker
-from shared.errors import Mismatch, QuotaExceeded, Stopped, Terminal, Transient, Unavailable
+from shared.errors import (
+    Conflict,
+    Mismatch,
+    NotFound,
+    QuotaExceeded,
+    Stopped,
+    Terminal,
+    Transient,
+    Unavailable,
+)
 from shared.journal import Journal
 from shared.log import Level, Log
 from shared.state import RunStore
@@ -223,7 +237,7 @@ class _Port:
 
 
 class World:
-    """One history. Set it up with `submit`, `cancel`, `wait_for_quota`, `ticks`; then `run`."""
+    """One history. Set it up with `submit`, `cancel`, `retry`, `wait_for_quota`, `tick`; then `run`."""
 
     def __init__(
         self,
@@ -311,7 +325,7 @@ class World:
         patches: list[tuple[object, str, object]] = [
             *(
                 (engine, "threading", virtual.module(Event=_Beat))
-                for engine in (advance, lease, submit, tick, work)
+                for engine in (advance, lease, retry, submit, tick, work)
                 if hasattr(engine, "threading")
             ),
             *self._build.patches,
@@ -371,39 +385,49 @@ class World:
         """A schedule starts a run that may wait: protocol.md S7, which has no caller yet."""
 
         def create() -> None:
-            now = self.clock()
-            params = Params(start_date=now.date(), end_date=now.date())
-            plan = resolve_plan(
-                self.get(shape),
-                self.app.processors,
-                org=ORG,
-                project_id="test",
-                dataset="acme_test",
-                run_id=run_id,
-                params=params,
-                credential_metadata={},
-            )
-            made = Run(
-                run_id=run_id,
-                org=ORG,
-                dataset="acme_test",
-                address=shape,
-                pipeline_id=plan.pipeline_id,
-                trigger=Trigger.SCHEDULE,
-                request_hash="",
-                created_at=now,
-                status=RunStatus.PENDING,
-                params=params,
-                shard=shard_of(run_id),
-                retry_at=now,
-                wake_at=now,
-                wait_until=now + timedelta(seconds=60),
-            )
+            made, plan = self._waiting(run_id, shape)
             self.app.runs.create_run(made, plan, self.app.new_id())
             hint = encode(CompletionMessage(run_id=run_id))
             self.app.bus.publish([Outgoing(Topic.COMPLETIONS, hint)])
 
         self._send(f"start {run_id}", create, lambda: None, at)
+
+    def ended(self, run_id: str, shape: str) -> None:
+        """There was a run that was cancelled before it began; everything about it is done."""
+        run, plan = self._waiting(run_id, shape)
+        run = cancel(run, plan, self.clock(), self.timing, "before our time")
+        self.promises.truth.create_run(replace(run, effects_done=True, wake_at=None), plan, "")
+
+    def _waiting(self, run_id: str, shape: str) -> tuple[Run, Plan]:
+        now = self.clock()
+        params = Params(start_date=now.date(), end_date=now.date())
+        plan = resolve_plan(
+            self.get(shape),
+            self.app.processors,
+            org=ORG,
+            project_id="test",
+            dataset="acme_test",
+            run_id=run_id,
+            params=params,
+            credential_metadata={},
+        )
+        made = Run(
+            run_id=run_id,
+            org=ORG,
+            dataset="acme_test",
+            address=shape,
+            pipeline_id=plan.pipeline_id,
+            trigger=Trigger.SCHEDULE,
+            request_hash="",
+            created_at=now,
+            status=RunStatus.PENDING,
+            params=params,
+            shard=shard_of(run_id),
+            retry_at=now,
+            wake_at=now,
+            wait_until=now + timedelta(seconds=60),
+        )
+        return made, plan
 
     def cancel(self, key: str, *, at: float = 0.0, racing: bool = False) -> None:
         """Somebody asks for the end of the run of that key (or of that id)."""
@@ -419,6 +443,43 @@ class World:
                 self.cancel(key, at=self.chance.uniform(0.5, 4))
 
         self._send(f"cancel {key}", ask, again, at, racing=racing)
+
+    def retry(
+        self,
+        key: str,
+        client: str,
+        mode: RetryMode = RetryMode.RESUME,
+        *,
+        at: float = 0.0,
+        tries: int = 1,
+        racing: bool = False,
+    ) -> None:
+        """A client asks for a retry of the run of that key (or of that id), under a key of its own.
+
+        Again when it hears nothing, and as long as there are faults also until the run has ended.
+        """
+
+        def ask() -> None:
+            old = key if self.promises.truth.run(key) is not None else self.run_id(key)
+            try:
+                answer = retry.retry(self.app, Retry(ORG, old, mode, client))
+            except (NotFound, QuotaExceeded):
+                return
+            except Conflict as error:
+                if error.code == "run_not_ended" and not self.calm:
+                    later = self.chance.uniform(0.5, 6)
+                    self.retry(key, client, mode, at=later, tries=tries)
+            except Mismatch:
+                self.promises.broken(f"the same retry under {client} was called another one")
+            else:
+                self.promises.answered(f"{old} {client}", answer.run)
+
+        def again() -> None:
+            if tries > 1:
+                later = self.chance.uniform(0.5, 6)
+                self.retry(key, client, mode, at=later, tries=tries - 1)
+
+        self._send(f"retry {key} {client}", ask, again, at, racing=racing)
 
     def tick(self, *, at: float = 0.0, racing: bool = False) -> None:
         """One tick."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from itertools import chain
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,8 +20,18 @@ from shared.accounts.sqlite import SqliteAccounts
 from shared.core import decide as decision
 from shared.core.decide import Decision, Publish, decide, outstanding
 from shared.core.plan import Plan, StepPlan
-from shared.core.run import Attempt, AttemptStatus, Result, Run, RunStatus, StepStatus, Timing
-from shared.engine import advance
+from shared.core.run import (
+    Attempt,
+    AttemptStatus,
+    Result,
+    Run,
+    RunStatus,
+    StepState,
+    StepStatus,
+    Timing,
+    derived_run_id,
+)
+from shared.engine import advance, retry
 from shared.engine.advance import Coordinator, step_messages
 from shared.engine.lease import Lease
 from shared.state import Close, StoredAttempt, StoredRun
@@ -44,6 +54,8 @@ from tests.support.histories import (
     freeze,
     lease_race,
     plain,
+    retried,
+    retry_again,
     shape,
     slow_answer,
     step,
@@ -355,8 +367,29 @@ def leases_from_the_start(
 _end_from_outside = advance._end_from_outside
 
 
+def retries_anew(run_id: str, _: int) -> str:
+    return derived_run_id(run_id, "retry", str(next(_numbers)))
+
+
+_numbers = count()
+
+
+def keeps_what_it_tried(run: Run, plan: Plan) -> dict[str, StepState]:
+    return {
+        step_id: replace(
+            state, status=StepStatus.COMPLETED, attempt=0, from_run=run.run_id, look_at=None
+        )
+        for step_id, state in run.steps.items()
+        if state.attempt
+    }
+
+
 def starts_whatever_the_clock_says(lease: Lease) -> None:
     """A lease that never looks at the clock."""
+
+
+def patched(owner: object, name: str, value: object) -> Build:
+    return Build(patches=((owner, name, value),))
 
 
 # --- the histories they are tried on ---
@@ -364,9 +397,9 @@ def starts_whatever_the_clock_says(lease: Lease) -> None:
 Hunt = Callable[[Build], Iterable[Case]]
 
 
-def seeds(count: int) -> Hunt:
+def seeds(most: int) -> Hunt:
     def hunt(build: Build) -> Iterator[Case]:
-        for seed in range(count):
+        for seed in range(most):
             yield Case(f"seed {seed}", lambda seed=seed: chaos(seed, build))  # type: ignore[misc]
 
     hunt.__name__ = "random"
@@ -388,6 +421,16 @@ def freezes(build: Build) -> Iterator[Case]:
         each_call("freeze", freeze(15), CHAIN, build),
         each_call("slow answer", slow_answer(15), CHAIN, build),
         each_call("freeze past the deadline", freeze(140), CHAIN, build),
+    )
+
+
+def retries(build: Build) -> Iterator[Case]:
+    return chain(
+        each_call("another click", retry_again(3), CHAIN, build, history=retried),
+        (
+            Case(f"seed {seed}", lambda seed=seed: chaos(seed, build, retries=True))  # type: ignore[misc]
+            for seed in range(400)
+        ),
     )
 
 
@@ -482,6 +525,9 @@ SAFETY = [
     Mutant("requeue with a new number", deciding(requeues_with_a_new_number), (losses,)),
     Mutant("effects_done first", Build(store=EffectsDoneFirst), (joins,)),
     Mutant("lost budget never spent", deciding(loses_for_ever), (hangs,)),
+    Mutant("a run for every click", patched(retry, "retry_id", retries_anew), (retries,)),
+    Mutant("retry before the end", patched(retry, "_refuse", lambda *_: None), (retries,)),
+    Mutant("what failed is kept", patched(retry, "kept_steps", keeps_what_it_tried), (retries,)),
     Mutant(
         "clock not looked at before the start",
         Build(patches=((Lease, "check", starts_whatever_the_clock_says),)),

@@ -40,6 +40,9 @@ from tests.support.histories import (
     plain,
     refusal,
     replay,
+    retried,
+    retry_again,
+    retry_race,
     shape,
     slow_answer,
     step,
@@ -81,9 +84,18 @@ def play(cases: Iterable[Case]) -> Counter[str]:
     return ends
 
 
-@pytest.mark.parametrize("embedded", [False, True], ids=["machines", "one process that forgets"])
+@pytest.mark.parametrize(
+    ("embedded", "retries"),
+    [(False, False), (True, False), (False, True), (True, True)],
+    ids=[
+        "machines",
+        "one process that forgets",
+        "machines, and retries",
+        "one process that forgets, and retries",
+    ],
+)
 def test_random_histories_keep_every_promise(
-    request: pytest.FixtureRequest, *, embedded: bool
+    request: pytest.FixtureRequest, *, embedded: bool, retries: bool
 ) -> None:
     """Embedded, a crash also takes back the writes that nobody waited for."""
     alone: int | None = request.config.getoption("--history", None)
@@ -93,7 +105,7 @@ def test_random_histories_keep_every_promise(
     until = time.monotonic() + (SECONDS if count is None else 86_400)
     played, kills, calls, slowest = 0, 0, 0, 0.0
     for seed in seeds:
-        world = chaos(seed, embedded=embedded)
+        world = chaos(seed, embedded=embedded, retries=retries)
         world.run()
         played, kills, calls = played + 1, kills + world.kills, calls + world.calls
         slowest = max(slowest, world.rest)
@@ -169,6 +181,32 @@ def test_a_worker_and_whoever_looks_for_it_may_freeze_at_any_calls() -> None:
 
 def test_a_cancel_may_meet_a_death_at_any_two_calls() -> None:
     play(each_pair("cancel, death", cancel(0), death, ONE))
+
+
+@pytest.mark.parametrize(
+    ("trouble", "options"),
+    [
+        pytest.param(death, {}, id="a death"),
+        pytest.param(death, {"machines": 1}, id="the death of the only machine"),
+        pytest.param(freeze(15), {}, id="a freeze past the lease"),
+        pytest.param(refusal, {}, id="a refusal"),
+        pytest.param(lost_answer, {}, id="a lost answer"),
+        pytest.param(tick(1), {"timing": AT_ONCE}, id="a tick"),
+        pytest.param(retry_again(3), {}, id="another click"),
+        pytest.param(retry_again(20), {}, id="another click before a late first one"),
+    ],
+)
+def test_a_fault_at_any_call_harms_no_run_and_no_retry_of_it(
+    trouble: Callable[[World], Trouble], options: dict[str, Any]
+) -> None:
+    ends = play(each_call("fault", trouble, CHAIN, history=retried, **options))
+    assert set(ends) == {"failed", "completed"}
+    assert ends["completed"] == ends["failed"] > 30
+
+
+def test_posts_of_one_retry_and_a_tick_make_one_run_in_any_order() -> None:
+    ends = play(each_order(retry_race, switches=2))
+    assert set(ends) == {"completed"}
 
 
 def test_posts_of_one_key_and_a_tick_make_one_run_in_any_order() -> None:
