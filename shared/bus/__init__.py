@@ -58,6 +58,9 @@ class Bus(Protocol):
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         """The parked messages, oldest first; of a very large body it may be the beginning."""
 
+    def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        """A parked message, whole; None when there is none of that id."""
+
     def redrive(self, letter_id: str) -> bool:
         """Publishes a parked message again, whole; False when there is none of that id.
 

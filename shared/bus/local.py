@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -53,6 +53,11 @@ _PARK = (
     "INSERT INTO dead_letters"
     " (topic, body, attributes, reason, deliveries, published_at, parked_at)"
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+
+_LETTERS = (
+    "SELECT id, topic, body, attributes, reason, deliveries, published_at, parked_at"
+    " FROM dead_letters"
 )
 
 MAX_DELIVERIES = 20
@@ -180,25 +185,16 @@ class LocalBus:
 
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         rows = self._journal.read(
-            lambda db: db.execute(
-                "SELECT id, topic, body, attributes, reason, deliveries, published_at, parked_at"
-                " FROM dead_letters ORDER BY id LIMIT ?",
-                (limit,),
-            ).fetchall()
+            lambda db: db.execute(f"{_LETTERS} ORDER BY id LIMIT ?", (limit,)).fetchall()
         )
-        return [
-            DeadLetter(
-                str(row[0]),
-                Topic(row[1]),
-                row[2],
-                msgspec.json.decode(row[3]),
-                row[4],
-                row[5],
-                _time(row[6]),
-                _time(row[7]),
-            )
-            for row in rows
-        ]
+        return [_letter(row) for row in rows]
+
+    def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        number = _number(letter_id)
+        row = self._journal.read(
+            lambda db: db.execute(f"{_LETTERS} WHERE id = ?", (number,)).fetchone()
+        )
+        return None if row is None else _letter(row)
 
     def redrive(self, letter_id: str) -> bool:
         at = _micros(self._now())
@@ -364,13 +360,30 @@ class LocalBus:
 
 def _unpark(db: sqlite3.Connection, letter_id: str) -> tuple[str, bytes, bytes] | None:
     """Deletes a dead letter, and gives its topic, body and attributes."""
-    if not letter_id.isascii() or not letter_id.isdigit() or len(letter_id) > 18:
-        return None
     found: tuple[str, bytes, bytes] | None = db.execute(
         "DELETE FROM dead_letters WHERE id = ? RETURNING topic, body, attributes",
-        (int(letter_id),),
+        (_number(letter_id),),
     ).fetchone()
     return found
+
+
+def _number(letter_id: str) -> int | None:
+    """The id of a row; None for what is none."""
+    usable = letter_id.isascii() and letter_id.isdigit() and len(letter_id) <= 18
+    return int(letter_id) if usable else None
+
+
+def _letter(row: tuple[Any, ...]) -> DeadLetter:
+    return DeadLetter(
+        str(row[0]),
+        Topic(row[1]),
+        row[2],
+        msgspec.json.decode(row[3]),
+        row[4],
+        row[5],
+        _time(row[6]),
+        _time(row[7]),
+    )
 
 
 def _micros(at: datetime) -> int:

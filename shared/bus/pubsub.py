@@ -142,6 +142,10 @@ class PubsubBus:
     def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
         return self._letters.oldest(limit)
 
+    def dead_letter(self, letter_id: str) -> DeadLetter | None:
+        kept = self._letters.get(letter_id)
+        return None if kept is None else kept.letter
+
     def redrive(self, letter_id: str) -> bool:
         """As the port says. Published first, deleted then: it may be published twice."""
         kept = self._letters.get(letter_id)

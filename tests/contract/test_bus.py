@@ -164,6 +164,7 @@ def test_a_parked_message_can_be_redriven_once(scene: Scene) -> None:
         sent,
     )
     assert letter.attributes == {"org": "acme", "name": "Zoë €"}
+    assert scene.bus.dead_letter(letter.id) == letter
     assert scene.bus.redrive(letter.id)
     assert not scene.bus.redrive(letter.id)
     assert scene.endpoint.wait_for(1) == [b"\xffx"]
@@ -180,6 +181,7 @@ def test_dead_letters_are_listed_oldest_first_and_no_more_than_asked_for(scene: 
 
 @pytest.mark.parametrize("letter_id", ["", "x", "-1", "9" * 40, "١", "a/b", ".."])
 def test_a_dead_letter_that_is_not_there_is_false(scene: Scene, letter_id: str) -> None:
+    assert scene.bus.dead_letter(letter_id) is None
     assert not scene.bus.redrive(letter_id)
     assert not scene.bus.drop(letter_id)
 
@@ -201,6 +203,7 @@ def test_a_big_message_arrives_and_is_parked_and_redriven_whole(scene: Scene) ->
     assert letter.reason.startswith("not ours")
     assert body.startswith(letter.body)
     assert len(letter.body) >= 1000
+    assert scene.bus.dead_letter(letter.id) == letter._replace(body=body)
     assert scene.bus.redrive(letter.id)
     assert scene.endpoint.wait_for(2) == [body, body]
 
