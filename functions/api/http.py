@@ -29,6 +29,7 @@ from shared.errors import (
 )
 
 MAX_BODY_BYTES = 1_000_000
+MAX_PAGE = 200
 
 R = TypeVar("R", bound=Record)
 
@@ -72,6 +73,15 @@ def json_body(request: Request) -> Any:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is not JSON: {error}", code="invalid_json") from error
+
+
+def page_size(given: Mapping[str, str], faults: list[Fault], default: int = 50) -> int:
+    """The `limit` of the query; one that is none becomes a fault."""
+    text = given.get("limit", str(default))
+    if text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_PAGE:
+        return int(text)
+    faults.append(Fault("limit", f"must be a whole number from 1 to {MAX_PAGE}"))
+    return default
 
 
 def authenticate(request: Request, engine: Engine) -> ApiKey:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from flask import Response
 from werkzeug.routing import Map, Rule
 
-from functions.api import admin, runs
+from functions.api import admin, dead_letters, runs
 from shared.accounts import Scope
 
 PREFIX = "/api/v1"
@@ -63,6 +63,15 @@ _ALL = (
         Scope.ADMIN,
         admin.deactivate_credential,
     ),
+    Route("GET", "/admin/dead-letters", Scope.ADMIN, dead_letters.list_letters),
+    Route("GET", "/admin/dead-letters/<letter_id>", Scope.ADMIN, dead_letters.show_letter),
+    Route(
+        "POST",
+        "/admin/dead-letters/<letter_id>/redrive",
+        Scope.ADMIN,
+        dead_letters.redrive_letter,
+    ),
+    Route("DELETE", "/admin/dead-letters/<letter_id>", Scope.ADMIN, dead_letters.drop_letter),
 )
 
 ROUTES = {f"{route.method} {route.path}": route for route in _ALL}

@@ -8,7 +8,7 @@ from typing import Annotated
 from flask import Response
 from msgspec import Meta
 
-from functions.api.http import Call, answer
+from functions.api.http import Call, answer, page_size
 from shared.core.record import Json, Record
 from shared.core.resume import RetryMode
 from shared.core.run import Outcome, RunStatus, Trigger
@@ -20,7 +20,6 @@ from shared.state import HistoryFilter
 
 _RUN_FIELDS = ("start_date", "end_date", "credential_id", "dry_run")
 _MAX_KEY = 255
-_MAX_PAGE = 200
 
 
 class RunRequest(Record, frozen=True, kw_only=True):
@@ -99,12 +98,7 @@ def history(call: Call, org: str) -> Response:
         )
     )
     faults: list[Fault] = []
-    limit = given.get("limit", "50")
-    if not (
-        limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= _MAX_PAGE
-    ):
-        faults.append(Fault("limit", f"must be a whole number from 1 to {_MAX_PAGE}"))
-        limit = "50"
+    limit = page_size(given, faults)
     for name, kind in (("status", RunStatus), ("outcome", Outcome), ("trigger", Trigger)):
         values = [member.value for member in kind]
         if name in given and given[name] not in values:
@@ -121,7 +115,7 @@ def history(call: Call, org: str) -> Response:
     if "status" in given:
         where = where._replace(status=RunStatus(given["status"]))
     _known_org(call, org)
-    return answer(query.history(call.engine.app, org, where, int(limit), given.get("cursor")))
+    return answer(query.history(call.engine.app, org, where, limit, given.get("cursor")))
 
 
 def logs(call: Call, org: str, run_id: str) -> Response:

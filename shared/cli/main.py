@@ -10,11 +10,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from shared import VERSION
-from shared.cli import authoring, credentials, keys, orgs, runs, show
+from shared.cli import authoring, credentials, dead_letters, keys, orgs, runs, show
 from shared.cli.stop import Code, Stop, of_config, of_unavailable
 from shared.errors import ConfigError, Unavailable
 
 _START, _RUNS, _ONBOARDING, _AUTHORS = "Start here", "Runs", "Onboarding", "For authors"
+_OPERATORS = "For operators"
 
 app = typer.Typer(
     name="pipelines",
@@ -74,11 +75,13 @@ app.command(rich_help_panel=_RUNS)(runs.logs)
 app.command(rich_help_panel=_RUNS)(runs.history)
 app.command(rich_help_panel=_RUNS)(runs.evidence)
 app.command(rich_help_panel=_RUNS)(runs.cancel)
+app.command(rich_help_panel=_RUNS, epilog=runs.EXIT_CODES)(runs.retry)
 app.command(rich_help_panel=_RUNS)(runs.quota)
 app.command(rich_help_panel=_RUNS)(runs.catalog)
 app.add_typer(orgs.app, name="orgs", rich_help_panel=_ONBOARDING)
 app.add_typer(keys.app, name="keys", rich_help_panel=_ONBOARDING)
 app.add_typer(credentials.app, name="credentials", rich_help_panel=_ONBOARDING)
+app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=_OPERATORS)
 app.command(rich_help_panel=_AUTHORS)(authoring.validate)
 app.command(rich_help_panel=_AUTHORS)(authoring.schema)
 

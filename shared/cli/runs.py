@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.text import Text
@@ -17,6 +17,12 @@ from shared.cli.show import Cell, Column
 from shared.cli.stop import Code, Stop
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")]
+IdempotencyKey: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="KEY", help="The same key starts the same run once.")
+]
+NoWait: TypeAlias = Annotated[
+    bool, typer.Option("--no-wait", help="Return when the run is accepted.")
+]
 EXIT_CODES = (
     "Exit codes: 0 completed; 1 failed or cancelled; 2 bad input (the API answered 4xx); "
     "3 a limit of the plan is reached (429); 4 the API cannot be reached or is in trouble (5xx); "
@@ -49,12 +55,8 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")
     ] = False,
-    idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The same key starts the same run once.")
-    ] = None,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Return when the run is accepted.")
-    ] = False,
+    idempotency_key: IdempotencyKey = None,
+    no_wait: NoWait = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline for an organization and follow it to its end."""
@@ -77,18 +79,53 @@ def run(
         body={name: value for name, value in asked.items() if value is not None},
         headers={"Idempotency-Key": key},
     )
-    if dry_run or no_wait:
+    if dry_run and as_json:
+        show.verbatim(answer)
+    elif dry_run:
+        _preview(answer.body)
+    else:
+        _go_on(talk, answer, f"of {address}", no_wait=no_wait, as_json=as_json)
+
+
+def retry(
+    run_id: RunId,
+    org: Org = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="resume: go on where the run stopped; rerun: all of it again, "
+            "with the pipeline as it is now."
+        ),
+    ] = "resume",
+    idempotency_key: IdempotencyKey = None,
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run again what has ended, as a run of its own, and follow it to its end."""
+    talk = session(org, as_json=as_json)
+    answer = talk.client.post(
+        "pipelines",
+        "retry",
+        talk.org,
+        run_id,
+        body={"mode": mode},
+        headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
+    )
+    _go_on(talk, answer, f"retries {run_id}", no_wait=no_wait, as_json=as_json)
+
+
+def _go_on(talk: Session, answer: Answer, what: str, *, no_wait: bool, as_json: bool) -> None:
+    """Tells of an accepted run, and follows it to its end unless nobody waits. Raises Exit, Stop."""
+    org, run_id = talk.org, answer.body["run_id"]
+    if no_wait:
         if as_json:
             show.verbatim(answer)
-        elif dry_run:
-            _preview(answer.body)
         else:
             show.err().print(f"accepted; follow it: pipelines status RUN --org {org}")
-            show.lines(answer.body["run_id"])
+            show.lines(run_id)
         return
-    run_id = answer.body["run_id"]
     replayed = " (started before with this key)" if "idempotency-replayed" in answer.headers else ""
-    show.err().print(f"run {run_id} of {address} for {org}{replayed}")
+    show.err().print(f"run {run_id} {what} for {org}{replayed}")
     ended = _followed(talk, run_id)
     if as_json:
         show.verbatim(ended)
@@ -240,7 +277,7 @@ def evidence(run_id: RunId, org: Org = None, as_json: AsJson = False) -> None:
     for position, proof in enumerate(answer.body["evidence"]):
         if position:
             show.lines("")
-        _evidence(proof)
+        _evidence(proof, run_id)
 
 
 def quota(org: Org = None, as_json: AsJson = False) -> None:
@@ -345,6 +382,11 @@ def show_run(one: dict[str, Any]) -> None:
         head.insert(4, ("parameters", show.value(one["parameters"])))
     if one["waiting_for"]:
         head.append(("waits for", one["waiting_for"]))
+    head += [
+        (name, one[link])
+        for name, link in (("retry of", "retry_of"), ("retried by", "retried_by"))
+        if one[link]
+    ]
     show.lines(show.record(head), "", steps_table(one["steps"]))
     for step in one["steps"]:
         if step["error"] and step["status"] not in ("completed", "cancelled"):
@@ -401,6 +443,7 @@ def _note(step: dict[str, Any]) -> str:
         said(summary) if summary.get("message") or summary.get("no_data") else "",
         "" if not warnings else f"{warnings} warning{'' if warnings == 1 else 's'}",
         step["reason"] or "",
+        f"from {step['from_run']}" if step["from_run"] else "",
     ]
     return "; ".join(filter(None, notes))
 
@@ -488,13 +531,14 @@ def _transitions(rows: list[dict[str, Any]]) -> None:
     )
 
 
-def _evidence(proof: dict[str, Any]) -> None:
+def _evidence(proof: dict[str, Any], run_id: str) -> None:
     found = proof["evidence"]
     credential = found.get("credential_id", "none")
     if found.get("credential_version"):
         credential += f", version {found['credential_version']}"
+    there = "" if proof["run_id"] == run_id else f" of run {proof['run_id']}"
     show.lines(
-        Text(f"{proof['step_id']}, attempt {proof['attempt']}", style="bold"),
+        Text(f"{proof['step_id']}, attempt {proof['attempt']}{there}", style="bold"),
         show.record([("  credential", credential)]),
     )
     for name in found.get("objects", ()):

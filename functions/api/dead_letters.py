@@ -1,0 +1,92 @@
+"""Dead letters: messages that nobody could handle. For operators, whatever organization they are of."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from flask import Response
+
+from functions.api.http import Call, answer, page_size
+from shared.bus import DeadLetter
+from shared.core.record import Document
+from shared.errors import Fault, Invalid, NotFound
+
+
+class LetterRow(Document, frozen=True, kw_only=True, omit_defaults=False):
+    """A dead letter in a list. `run_id` and `org` are as the message says, null where it does not."""
+
+    id: str
+    topic: str
+    reason: str
+    deliveries: int
+    run_id: str | None
+    org: str | None
+    published_at: datetime
+    parked_at: datetime
+
+
+class LetterView(LetterRow, frozen=True, kw_only=True):
+    """A whole dead letter. A body that is no text is in `body_base64` instead."""
+
+    attributes: dict[str, str]
+    body: str | None
+    body_base64: bytes | None
+
+
+def list_letters(call: Call) -> Response:
+    """Those that were parked first, without their bodies."""
+    faults: list[Fault] = []
+    limit = page_size(call.query(("limit",)), faults)
+    if faults:
+        raise Invalid("the query is not valid", faults)
+    letters = call.engine.app.bus.dead_letters(limit)
+    return answer({"dead_letters": [LetterRow(**_row(letter)) for letter in letters]})
+
+
+def show_letter(call: Call, letter_id: str) -> Response:
+    """The whole letter, with what the message says."""
+    letter = call.engine.app.bus.dead_letter(letter_id)
+    if letter is None:
+        raise _unknown(letter_id)
+    try:
+        text, other = letter.body.decode(), None
+    except UnicodeDecodeError:
+        text, other = None, letter.body
+    view = LetterView(
+        **_row(letter), attributes=dict(letter.attributes), body=text, body_base64=other
+    )
+    return answer(view)
+
+
+def redrive_letter(call: Call, letter_id: str) -> Response:
+    """204: the message is published again. It is parked again if still nobody can handle it."""
+    if not call.engine.app.bus.redrive(letter_id):
+        raise _unknown(letter_id)
+    call.engine.app.log.info("dead_letter.redriven", letter=letter_id)
+    return Response(status=204)
+
+
+def drop_letter(call: Call, letter_id: str) -> Response:
+    """204: the message is gone for good. What it was for, the tick sees to."""
+    if not call.engine.app.bus.drop(letter_id):
+        raise _unknown(letter_id)
+    call.engine.app.log.info("dead_letter.dropped", letter=letter_id)
+    return Response(status=204)
+
+
+def _row(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": letter.id,
+        "topic": letter.topic,
+        "reason": letter.reason,
+        "deliveries": letter.deliveries,
+        "run_id": letter.attributes.get("run"),
+        "org": letter.attributes.get("org"),
+        "published_at": letter.published_at,
+        "parked_at": letter.parked_at,
+    }
+
+
+def _unknown(letter_id: str) -> NotFound:
+    return NotFound(f"there is no dead letter {letter_id!r}", code="dead_letter_not_found")
