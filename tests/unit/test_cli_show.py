@@ -116,6 +116,7 @@ def _step(**fields: Any) -> dict[str, Any]:
         "max_attempts": 3,
         "duration_seconds": None,
         "next_attempt_at": None,
+        "from_run": None,
         "reason": None,
         "summary": None,
         "error": None,
