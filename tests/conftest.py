@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
 
 from tests.support.emulators import (
+    Emulator,
+    bigquery_emulator,
     firestore_emulator,
     firestore_project,
     gcs_emulator,
     pubsub_emulator,
     tasks_emulator,
 )
+from tests.support.gcs import CloudStorage
+
+if TYPE_CHECKING:
+    from tests.support.cloud import Backends
 
 __all__ = [
+    "bigquery_emulator",
     "firestore_emulator",
     "firestore_project",
     "gcs_emulator",
@@ -27,6 +35,35 @@ __all__ = [
 settings.register_profile("test", deadline=None)
 settings.register_profile("fuzz", deadline=None, max_examples=10_000)
 settings.load_profile("test")
+
+
+@pytest.fixture(scope="session")
+def cloud_backends(
+    firestore_emulator: Emulator,
+    pubsub_emulator: Emulator,
+    tasks_emulator: Emulator,
+    bigquery_emulator: Emulator,
+    gcs_emulator: CloudStorage,
+) -> Iterator[Backends]:
+    """All that a system in the cloud mode needs; systems keep apart by their projects."""
+    # Seconds of imports: only a process that runs such a system pays for them.
+    from tests.support.cloud import Backends
+    from tests.support.kms import KmsServer
+    from tests.support.postgres import server
+
+    kms = KmsServer()
+    yield Backends(
+        firestore=firestore_emulator.host,
+        pubsub=pubsub_emulator.host,
+        tasks=tasks_emulator.host,
+        bigquery=bigquery_emulator.host,
+        storage=gcs_emulator.host,
+        kms=kms,
+        postgres=server(),
+        buckets=gcs_emulator.folder,
+    )
+    kms.stop()
+
 
 LEFT_OUT = pytest.StashKey[int]()
 

@@ -1,0 +1,200 @@
+"""The backends of Google Cloud, for one function of one process.
+
+A client is made when it is first used, so that a function pays at its cold start for those that it
+uses: a worker whose steps load nothing never imports BigQuery, and only who asks for quota connects to
+Postgres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
+
+from shared import VERSION
+from shared.app import App
+from shared.bootstrap import Clock, default_processors, load_catalog, once, read_text
+from shared.core.run import Timing
+from shared.engine import Engine
+from shared.errors import Terminal
+from shared.log import Log
+from shared.objects import ObjectStore
+from shared.settings import CloudSettings, Settings
+from shared.step import Processor
+from shared.vault import Credential
+from shared.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from shared.accounts import Accounts
+    from shared.accounts.postgres import PostgresAccounts
+    from shared.firestore import Database
+
+
+class Opened(NamedTuple):
+    """An engine, and what releases its connections."""
+
+    engine: Engine
+    close: Callable[[], None]
+
+
+def open_accounts(settings: Settings, cloud: CloudSettings) -> PostgresAccounts:
+    """The accounts alone. Raises ConfigError for a DSN or plans that cannot be read."""
+    from shared.accounts.postgres import PostgresAccounts  # noqa: PLC0415  # who needs quota
+    from shared.core.plans import parse_plans  # noqa: PLC0415  # reads YAML
+
+    plans = parse_plans(*read_text(settings.configs / "system" / "plans.yml"))
+    return PostgresAccounts(cloud.accounts.reveal().decode(), plans)
+
+
+def open_cloud(
+    settings: Settings,
+    cloud: CloudSettings,
+    *,
+    clock: Clock | None = None,
+    timing: Timing | None = None,
+    processors: Mapping[str, Processor] | None = None,
+    wrap: Callable[[App], App] = lambda app: app,
+) -> Opened:
+    """Nothing is connected yet when it returns.
+
+    `processors` replaces those of the release, and `wrap` may put something between engine and ports:
+    both are for tests. Raises Unavailable without credentials of Google's.
+    """
+    from shared.bus.letters import FirestoreLetters  # noqa: PLC0415  # only this branch uses them
+    from shared.bus.pubsub import PubsubBus  # noqa: PLC0415
+    from shared.firestore import Database  # noqa: PLC0415
+    from shared.state.firestore import FirestoreRunStore  # noqa: PLC0415
+    from shared.vault.firestore import FirestoreVault  # noqa: PLC0415
+    from shared.vault.kms import KmsKeyRing  # noqa: PLC0415
+
+    clock = clock or Clock()
+    now, new_id, sleep, chance = clock.now, clock.new_id, clock.sleep, clock.random
+    table = default_processors() if processors is None else processors
+    project, emulators = settings.project_id, cloud.emulators
+    with ExitStack() as stack:
+        database = Database(
+            project, cloud.firestore, sleep=sleep, random=chance, emulator=emulators.firestore
+        )
+        stack.callback(database.close)
+        ring = KmsKeyRing(cloud.kms_key, sleep=sleep, random=chance, emulator=emulators.kms)
+        stack.callback(ring.close)
+        bus = PubsubBus(
+            project,
+            prefix=f"pipelines-{settings.environment}-",
+            letters=FirestoreLetters(database, now=now, new_id=new_id),
+            queue=cloud.tasks_queue,
+            account=cloud.tasks_account,
+            now=now,
+            sleep=sleep,
+            random=chance,
+            emulator=emulators.pubsub,
+            tasks_emulator=emulators.tasks,
+        )
+        stack.callback(bus.close)
+        accounts = _AtFirstUse(lambda: open_accounts(settings, cloud))
+        stack.callback(accounts.close)
+        warehouse = _AtFirstUse(lambda: _warehouse(settings, cloud, clock, database))
+        stack.callback(warehouse.close)
+        app = App(
+            runs=FirestoreRunStore(database, now=now, new_id=new_id),
+            bus=bus,
+            accounts=cast("Accounts", _Standing(accounts)),
+            vault=FirestoreVault(
+                database, ring, now=now, new_id=new_id, sleep=sleep, random=chance
+            ),
+            warehouse=warehouse,
+            objects=lambda _, url, credential: _source(url, credential, clock, emulators.storage),
+            catalog=once(lambda: load_catalog(settings.configs, table)),
+            processors=table,
+            timing=timing or Timing(),
+            project_id=project,
+            environment=settings.environment,
+            code_version=VERSION,
+            log=Log(settings.log_level),
+            now=now,
+            monotonic=clock.monotonic,
+            sleep=sleep,
+            random=chance,
+            new_id=new_id,
+        )
+        made = Engine(wrap(app))
+        stack.callback(made.close)
+        return Opened(made, stack.pop_all().close)
+
+
+class _Closing(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closing)
+
+
+class _AtFirstUse(Generic[C]):
+    """Makes what is expensive when it is first asked for, and closes it if it was."""
+
+    def __init__(self, make: Callable[[], C]) -> None:
+        self._made: list[C] = []
+        self._get = once(lambda: self._keep(make()))
+
+    def __call__(self) -> C:
+        return self._get()
+
+    def close(self) -> None:
+        for made in self._made:
+            made.close()
+
+    def _keep(self, made: C) -> C:
+        self._made.append(made)
+        return made
+
+
+class _Standing:
+    """Stands for a port until somebody asks it something: psycopg alone costs a function 60 ms."""
+
+    def __init__(self, get: Callable[[], object]) -> None:
+        self._get = get
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._get(), name)
+
+
+def _warehouse(
+    settings: Settings, cloud: CloudSettings, clock: Clock, database: Database
+) -> Warehouse:
+    from shared.warehouse.bigquery import BigQueryWarehouse  # noqa: PLC0415  # who loads pays for it
+    from shared.warehouse.leases import FirestoreLeases  # noqa: PLC0415
+
+    return BigQueryWarehouse(
+        settings.project_id,
+        settings.configs / "system" / "procedures",
+        clock.now,
+        sleep=clock.sleep,
+        random=clock.random,
+        location=cloud.location,
+        leases=FirestoreLeases(database, now=clock.now, new_id=clock.new_id, sleep=clock.sleep),
+        scratch=settings.data,
+        memory_limit=f"{settings.memory_mb}MB",
+        maximum_bytes_billed=cloud.max_bytes_billed,
+        staging=cloud.staging_bucket,
+        emulator=cloud.emulators.bigquery,
+    )
+
+
+def _source(
+    url: str, credential: Callable[[], Credential], clock: Clock, emulator: str | None
+) -> ObjectStore:
+    """A source of an organization, read with its own credential: never as the platform."""
+    if not url.startswith("gs://"):
+        raise Terminal(
+            f"source {url!r}: a source is gs://BUCKET or gs://BUCKET/FOLDER", code="bad_source"
+        )
+    from shared.objects.gcs import open_gcs  # noqa: PLC0415  # only who reads objects pays for it
+
+    return open_gcs(
+        url,
+        lambda: credential().secret,
+        now=clock.now,
+        sleep=clock.sleep,
+        random=clock.random,
+        emulator=emulator,
+    )
