@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from shared.core.lineage import LINEAGE_COLUMNS, Total, Writer
+from shared.core.lineage import LINEAGE_COLUMNS, Writer
 from shared.errors import Terminal
 from shared.warehouse import ColumnType, Value
+from shared.warehouse.balance import Called, Sums
 from shared.warehouse.casts import STORED, quoted
-from shared.warehouse.ledger import Covered, Ledger, Marked
-from shared.warehouse.loading import ReadBack, read_back
-from shared.warehouse.procedure import Procedure, RowRule
+from shared.warehouse.duckdb_tables import Ledger, read_back
+from shared.warehouse.ledger import Covered
+from shared.warehouse.procedure import Procedure
 from shared.warehouse.session import Session, stored, told
-from shared.warehouse.tally import INTEGER_DIGITS, SCALE, plus
-
-_Sums: TypeAlias = tuple[int, list[Decimal]]
+from shared.warehouse.tally import INTEGER_DIGITS, SCALE
 
 
 class Compiled(NamedTuple):
@@ -40,15 +39,13 @@ class Calling:
     writer: Writer
     ingested_at: datetime
 
-    def run(
-        self, ledger: Ledger, bound: Mapping[str, Value]
-    ) -> tuple[int, tuple[Total, ...], list[Marked], dict[str, int]]:
-        """Extracted rows, totals, what is in each slice, and nulls that should not be."""
+    def run(self, ledger: Ledger, bound: Mapping[str, Value]) -> Called:
+        """Replaces the covered slices. Raises Terminal (`procedure`, `outside_covers`, `unbalanced`)."""
         import duckdb  # noqa: PLC0415 -- loaded already: a session is here
 
         table = self.compiled.procedure.output
         name = f"{quoted(self.dataset)}.{quoted(table.name)}"
-        self.session.run(f"DELETE FROM {name} WHERE {self.covered.where}", self.covered.params)
+        self.session.run(f"DELETE FROM {name} WHERE {self.covered.where()}", self.covered.params)
         ledger.clear_rejects()
         try:
             source = self._source(bound)
@@ -65,26 +62,21 @@ class Calling:
             raise Terminal(f"{self._name}: a row has no _run_date", code="outside_covers") from exc
         there = read_back(
             self.session,
-            name,
-            self.covered,
+            self.dataset,
             table,
+            self.covered,
             totals=self.compiled.procedure.totals,
             currency=self.compiled.procedure.currency,
         )
-        marked = [
-            Marked(day, there.rows(day), 0, self._totals(there, day), there.checksum(day))
-            for day in self.covered.dates
-        ]
-        if sum(made.rows for made in marked) != inserted:
+        made = Called(self.compiled.procedure, self.covered.dates, source, there)
+        if made.rows != inserted:
             raise Terminal(
-                f"{self._name}: {inserted - sum(made.rows for made in marked):,} rows belong to dates "
-                f"that this call does not cover",
+                f"{self._name}: {inserted - made.rows:,} rows belong to dates that this call does "
+                f"not cover",
                 code="outside_covers",
             )
-        self._balance(source, there)
-        same = self.compiled.procedure.rows is RowRule.SAME
-        extracted = sum(row[0] for row in source.values()) if same else inserted
-        return extracted, self._totals(there), marked, there.nulls
+        made.balance()
+        return made
 
     @property
     def _name(self) -> str:
@@ -101,7 +93,7 @@ class Calling:
         used = self.compiled.procedure.used
         return {key: value for key, value in values.items() if key in used and f"${key}" in sql}
 
-    def _source(self, bound: Mapping[str, Value]) -> dict[str, _Sums]:
+    def _source(self, bound: Mapping[str, Value]) -> Sums:
         """Rows and totals of the input, per currency."""
         rows = self.session.run(self.compiled.proof, self._given(bound, self.compiled.proof))
         return {row[0] or "": (row[1], [Decimal(part or 0) for part in row[2:]]) for row in rows}
@@ -135,47 +127,6 @@ class Calling:
             },
         )
         return int(inserted)
-
-    def _totals(self, there: ReadBack, day: date | None = None) -> tuple[Total, ...]:
-        """What the table holds, which `_balance` holds against the source."""
-        return tuple(
-            Total(column=column, currency=currency, source=sums[place], loaded=sums[place])
-            for place, column in enumerate(self.compiled.procedure.totals)
-            for currency, (_, sums) in sorted(_by_currency(there, day).items())
-        )
-
-    def _balance(self, source: Mapping[str, _Sums], there: ReadBack) -> None:
-        """Raises Terminal (`unbalanced`) when money or rows of the input are not in the output."""
-        loaded = _by_currency(there)
-        totals = self.compiled.procedure.totals
-        nothing = (0, [Decimal(0)] * len(totals))
-        problems = []
-        for currency in sorted({*source, *loaded}):
-            given, held = source.get(currency, nothing), loaded.get(currency, nothing)
-            if given[0] != held[0] and self.compiled.procedure.rows is RowRule.SAME:
-                problems.append(f"rows {currency}: {held[0]:,} of {given[0]:,}")
-            problems += [
-                f"{column} {currency}: {to} of {of}"
-                for column, of, to in zip(totals, given[1], held[1], strict=True)
-                if of != to
-            ]
-        if problems:
-            raise Terminal(
-                f"{self._name}: the output does not hold what its source has: {'; '.join(problems)}",
-                code="unbalanced",
-            )
-
-
-def _by_currency(there: ReadBack, day: date | None = None) -> dict[str, _Sums]:
-    merged: dict[str, _Sums] = {}
-    for key, (count, sums) in there.said.items():
-        if day is None or key.run_date == day:
-            known = merged.get(key.currency, (0, [Decimal(0)] * len(sums)))
-            merged[key.currency] = (
-                known[0] + count,
-                [plus(one, other) for one, other in zip(known[1], sums, strict=True)],
-            )
-    return merged
 
 
 _EXACT_WHOLE = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shared.errors import Terminal
 from shared.warehouse import ColumnType
 from shared.warehouse.tally import EXPONENT, INTEGER_DIGITS, PLAIN, SCALE
 
@@ -39,6 +40,13 @@ _CLIP = 60  # characters of a rejected text that are told
 def quoted(name: str) -> str:
     """`name` as an identifier of SQL."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def identifier(name: str, what: str) -> str:
+    """`name` as an identifier, if it is one. Raises Terminal (`invalid_load`)."""
+    if not (name.isascii() and name.isidentifier() and len(name) <= 128):
+        raise Terminal(f"{name!r} is not a name of a {what}", code="invalid_load")
+    return quoted(name)
 
 
 def literal(text: str) -> str:

@@ -13,45 +13,21 @@ from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from shared.core.lineage import LINEAGE_COLUMNS, LoadReceipt, Slice, Writer
-from shared.errors import ConfigError, Terminal, Transient
-from shared.warehouse import (
-    Batches,
-    Column,
-    ColumnType,
-    Load,
-    LoadedSlice,
-    Rows,
-    Table,
-    Value,
-    googlesql,
-)
+from shared.core.lineage import LoadReceipt, Slice, Writer
+from shared.errors import Terminal
+from shared.warehouse import Column, Load, LoadedSlice, Rows, Table, Value, googlesql
 from shared.warehouse.calling import Calling, Compiled
-from shared.warehouse.casts import STORED, quoted
-from shared.warehouse.ledger import LOADS, REJECTS, Covered, Ledger, loaded_slices
-from shared.warehouse.loading import (
-    Loading,
-    combined,
-    identifier,
-    null_findings,
-    receipt,
-    slice_counts,
-)
-from shared.warehouse.procedure import bind, parse_procedure, proof
-from shared.warehouse.session import OUT_OF_MEMORY, Session, aware, stored, translated
+from shared.warehouse.casts import STORED, identifier, quoted
+from shared.warehouse.database import Database
+from shared.warehouse.duckdb_tables import Ledger, TableSink, definition, loaded_slices
+from shared.warehouse.leases import ThreadLeases
+from shared.warehouse.ledger import LEDGER, LINEAGE, Covered
+from shared.warehouse.loading import Loading, receipt, with_unknown
+from shared.warehouse.procedure import Procedures, bind, proof
+from shared.warehouse.session import Session, aware, stored
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
-_LINEAGE_TYPES = {
-    "x_pipeline_run_date": "DATE",
-    "x_ingested_at": "TIMESTAMP",
-    "x_ingestion_date": "DATE",
-}
-_LEDGER_TABLES = {"_loads": LOADS, "_rejects": REJECTS}
-_PATIENCE = 1.0  # seconds between two looks at whether the one who waits may still wait
 _QUERIES_KEPT = 256
 
 
@@ -74,22 +50,17 @@ class DuckdbWarehouse:
         memory_limit: str = "185MB",
         threads: int = 2,
     ) -> None:
-        self._path = path
-        self._procedures = procedures
-        self._now = now
-        self._memory_limit = memory_limit
-        self._threads = threads
-        self._guard = threading.Lock()
-        self._root: DuckDBPyConnection | None = None
-        self._closed = False
-        self._narrow = 0  # loads that need the memory of the other threads
-        self._leases: dict[tuple[str, str], threading.Lock] = {}
-        self._large = threading.Lock()
-        self._schemas = threading.Lock()
+        overflow = path.with_name(f"{path.name}.tmp")
         self._datasets: set[str] = set()
+        self._db = Database(path, overflow, memory_limit, threads, self._datasets.clear)
+        self._procedures = Procedures(procedures)
+        self._now = now
+        self._guard = threading.Lock()
+        self._leases = ThreadLeases()
+        self._schemas = threading.Lock()
         self._running: dict[Writer, set[Session]] = {}
         self._queries: dict[tuple[str, str], _Query] = {}
-        self._compiled: dict[tuple[str, str, int, int], Compiled] = {}
+        self._compiled: dict[tuple[str, str], Compiled] = {}
 
     # -- the port
 
@@ -98,27 +69,21 @@ class DuckdbWarehouse:
         if dataset in self._datasets:
             return
         name = identifier(dataset, "dataset")
-        with self._schemas, self._session(lambda: None, f"dataset {dataset}") as session:
+        with self._schemas, self._db.session(lambda: None, f"dataset {dataset}") as session:
             with session.transaction():
                 session.run(f"CREATE SCHEMA IF NOT EXISTS {name}")
-                for table, columns in _LEDGER_TABLES.items():
+                for table, fields in LEDGER.items():
+                    columns = f"({', '.join(map(definition, fields))})"
                     session.run(f"CREATE TABLE IF NOT EXISTS {name}.{table} {columns}")
             self._datasets.add(dataset)
 
     def load(self, load: Load) -> LoadReceipt:
         """See the port."""
-        try:
-            return self._load(load)
-        except Terminal as exc:
-            if exc.code != OUT_OF_MEMORY or isinstance(load.source, Batches) or self._threads == 1:
-                raise
-        # Each thread holds a row group of the source and one of the table: fewer threads need less.
-        with self._one_thread():
-            return self._load(load)
+        return self._db.roomy(load, self._load)
 
     def _load(self, load: Load) -> LoadReceipt:
         covered = Covered.of(load.covers)
-        table = _with_unknown(load.table, load.unknown_column)
+        table = with_unknown(load.table, load.unknown_column)
         self.create_dataset(load.dataset)
         writer = load.writer._replace(fence=load.writer.fence._replace(source_at=load.source_at))
         with self._writing(load.dataset, table.name, load.writer, load.check) as session:
@@ -131,9 +96,9 @@ class DuckdbWarehouse:
                     session,
                     load,
                     covered,
-                    ledger,
                     table,
-                    lambda: self._turn(session.check),
+                    TableSink(session, load.dataset, table, covered, ledger),
+                    lambda: self._db.turn(session.check),
                     ingested_at,
                 )
                 marked = loading.run()
@@ -159,7 +124,7 @@ class DuckdbWarehouse:
         table = compiled.procedure.output
         with (
             self._writing(dataset, table.name, writer, check) as session,
-            self._turn(session.check),
+            self._db.turn(session.check),
             session.transaction(),
         ):
             added = self._shape_table(session, dataset, table)
@@ -167,23 +132,11 @@ class DuckdbWarehouse:
             writer = ledger.behind_its_input(writer)
             ledger.fence(writer, compiled.procedure.version)
             made = Calling(session, dataset, compiled, covered, writer, self._now())
-            extracted, totals, marked, nulls = made.run(ledger, bound)
+            called = made.run(ledger, bound)
             committed_at = self._now()
             version = compiled.procedure.version
-            ledger.mark(writer, version, marked, made.ingested_at, committed_at)
-        return LoadReceipt(
-            table=table.name,
-            source_version=version,
-            source_at=writer.fence.source_at,
-            extracted=extracted,
-            loaded=sum(one.rows for one in marked),
-            slices=slice_counts(marked),
-            totals=totals,
-            checksum=combined(marked),
-            added_columns=tuple(added),
-            findings=null_findings(nulls),
-            committed_at=committed_at,
-        )
+            ledger.mark(writer, version, called.marked, made.ingested_at, committed_at)
+        return called.receipt(writer, added, committed_at)
 
     def query(
         self, dataset: str, sql: str, params: Mapping[str, Value], limit: int = 10_000
@@ -195,7 +148,7 @@ class DuckdbWarehouse:
             raise Terminal(f"the query's parameters are not those given: {odd}", code="query")
         text = query.sql if query.limited else f"{query.sql} LIMIT {int(limit)}"
         values = {name: stored(value) for name, value in params.items()}
-        with self._session(lambda: None, "query") as session:
+        with self._db.session(lambda: None, "query") as session:
             answer = session.open(text, values)
             described = answer.description or []
             if any(str(column[1]) == "TIMESTAMP WITH TIME ZONE" for column in described):
@@ -206,7 +159,7 @@ class DuckdbWarehouse:
     def loads(self, dataset: str, table: str | None = None) -> list[LoadedSlice]:
         """See the port."""
         self.create_dataset(dataset)
-        with self._session(lambda: None, "loads") as session:
+        with self._db.session(lambda: None, "loads") as session:
             return loaded_slices(session, dataset, table)
 
     def interrupt(self, writer: Writer) -> None:
@@ -219,101 +172,27 @@ class DuckdbWarehouse:
     def close(self) -> None:
         """See the port. Stops what is running."""
         with self._guard:
-            self._closed = True
             running = [session for sessions in self._running.values() for session in sessions]
-            root, self._root = self._root, None
         for session in running:
             session.interrupt()
-        if root is not None:
-            root.close()
-
-    # -- connections, leases, turns
-
-    def _connected(self) -> DuckDBPyConnection:
-        import duckdb  # noqa: PLC0415 -- 0.15 s, paid by the first who uses the warehouse
-
-        with self._guard:
-            if self._closed:
-                raise Transient("the warehouse is closed", code="warehouse")
-            if self._root is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._root = duckdb.connect(
-                    str(self._path),
-                    config={
-                        "memory_limit": self._memory_limit,
-                        "threads": str(self._threads),
-                        "temp_directory": f"{self._path}.tmp",
-                        "preserve_insertion_order": "false",
-                        # What a load must hold at least: measured, these four take 100 MB off a
-                        # million rows of 57 columns, at no cost in time.
-                        "write_buffer_row_group_count": "1",
-                        "read_ahead_depth": "0",
-                        "enable_external_file_cache": "false",
-                        "autoinstall_known_extensions": "false",
-                        "autoload_known_extensions": "false",
-                    },
-                )
-                self._root.execute("SET GLOBAL TimeZone = 'UTC'")
-                self._root.execute("SET GLOBAL disable_parquet_prefetching = true")  # see above
-            return self._root.cursor()
-
-    @contextmanager
-    def _session(self, check: Callable[[], None], what: str) -> Iterator[Session]:
-        import duckdb  # noqa: PLC0415 -- see _connected
-
-        with translated(what):
-            session = Session(self._connected(), check)
-            try:
-                yield session
-            except duckdb.FatalException:
-                self._forget()
-                raise
-            finally:
-                session.end()
-
-    def _forget(self) -> None:
-        """After a fatal error DuckDB answers nothing more; the next one opens the file again."""
-        with self._guard:
-            root, self._root = self._root, None
-            self._datasets.clear()
-        if root is not None:
-            root.close()
+        self._db.close()
 
     @contextmanager
     def _writing(
         self, dataset: str, table: str, writer: Writer, check: Callable[[], None]
     ) -> Iterator[Session]:
         """A session that may write `table`, alone, and that `interrupt(writer)` stops."""
-        with self._session(check, f"{dataset}.{table}") as session:
+        with self._db.session(check, f"{dataset}.{table}") as session:
             with self._guard:
                 self._running.setdefault(writer, set()).add(session)
-                lease = self._leases.setdefault((dataset, table.casefold()), threading.Lock())
             try:
-                with _waited(lease, session.check):
+                with self._leases.hold(f"{dataset}.{table.casefold()}", session.check):
                     yield session
             finally:
                 with self._guard:
                     self._running[writer].discard(session)
                     if not self._running[writer]:
                         del self._running[writer]
-
-    @contextmanager
-    def _turn(self, check: Callable[[], None]) -> Iterator[None]:
-        with _waited(self._large, check):
-            yield
-
-    @contextmanager
-    def _one_thread(self) -> Iterator[None]:
-        self._narrowed(1)
-        try:
-            yield
-        finally:
-            self._narrowed(-1)
-
-    def _narrowed(self, by: int) -> None:
-        with self._session(lambda: None, "threads") as session, self._guard:
-            self._narrow += by
-            session.run(f"SET GLOBAL threads = {1 if self._narrow else self._threads}")
 
     # -- tables
 
@@ -330,18 +209,15 @@ class DuckdbWarehouse:
             )
         }
         if not there:
-            columns = [_definition(column) for column in table.columns]
-            columns += [
-                f"{lineage} {_LINEAGE_TYPES.get(lineage, 'VARCHAR')} NOT NULL"
-                for lineage in LINEAGE_COLUMNS
-            ]
+            columns = [*map(_column, table.columns)]
+            columns += map(definition, LINEAGE)
             session.run(f"CREATE TABLE {name} ({', '.join(columns)})")
             return []
         added = []
         for column in table.columns:
             stored_as = there.get(column.name.casefold())
             if stored_as is None:
-                session.run(f"ALTER TABLE {name} ADD COLUMN {_definition(column)}")
+                session.run(f"ALTER TABLE {name} ADD COLUMN {_column(column)}")
                 added.append(column.name)
             elif stored_as != STORED[column.type]:
                 raise Terminal(
@@ -373,51 +249,18 @@ class DuckdbWarehouse:
         return found
 
     def _compile(self, dataset: str, name: str) -> Compiled:
-        if not (name.isascii() and name.isidentifier()):
-            raise Terminal(f"{name!r} is not a name of a procedure", code="unknown_procedure")
-        path = self._procedures / f"{name}.sql"
-        try:
-            state = path.stat()
-            key = (dataset, name, state.st_mtime_ns, state.st_size)
-            found = self._compiled.get(key)
-            if found is not None:
-                return found
-            text = path.read_text(encoding="utf-8")
-        except OSError as exc:
-            raise Terminal(f"there is no procedure {name!r}", code="unknown_procedure") from exc
-        try:
-            procedure = parse_procedure(text, path.name)
-        except ConfigError as exc:
-            raise Terminal(f"procedure {name}: {exc}", code="procedure") from exc
-        found = Compiled(
-            procedure,
-            googlesql.to_duckdb(procedure.select, dataset),
-            googlesql.to_duckdb(proof(procedure), dataset),
-        )
-        self._compiled[key] = found
-        return found
+        procedure = self._procedures.get(name)
+        key = (dataset, procedure.version)
+        if key not in self._compiled:
+            self._compiled[key] = Compiled(
+                procedure,
+                googlesql.to_duckdb(procedure.select, dataset),
+                googlesql.to_duckdb(proof(procedure), dataset),
+            )
+        return self._compiled[key]
 
 
-@contextmanager
-def _waited(lock: threading.Lock, check: Callable[[], None]) -> Iterator[None]:
-    """Holds the lock; while waiting for it, asks now and then whether to go on waiting."""
-    check()
-    while not lock.acquire(timeout=_PATIENCE):
-        check()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _with_unknown(table: Table, unknown: str | None) -> Table:
-    names = {column.name for column in table.columns}
-    if unknown is None or unknown in names:
-        return table
-    return table._replace(columns=(*table.columns, Column(unknown, ColumnType.JSON)))
-
-
-def _definition(column: Column) -> str:
+def _column(column: Column) -> str:
     return f"{identifier(column.name, 'column')} {STORED[column.type]}"
 
 

@@ -12,6 +12,7 @@ from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from hashlib import sha256
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -123,6 +124,34 @@ def parse_procedure(text: str, file: str) -> Procedure:
         select=parsed.tree,
         version=f"{header.procedure}@{sha256(text.encode()).hexdigest()[:12]}",
     )
+
+
+class Procedures:
+    """The procedures of a folder, each parsed anew when its file has changed."""
+
+    def __init__(self, folder: FilePath) -> None:
+        self._folder = folder
+        self._parsed: dict[tuple[str, int, int], Procedure] = {}
+
+    def get(self, name: str) -> Procedure:
+        """Raises Terminal (`unknown_procedure`, `procedure`)."""
+        if not (name.isascii() and name.isidentifier()):
+            raise Terminal(f"{name!r} is not a name of a procedure", code="unknown_procedure")
+        path = self._folder / f"{name}.sql"
+        try:
+            state = path.stat()
+            key = (name, state.st_mtime_ns, state.st_size)
+            if key in self._parsed:
+                return self._parsed[key]
+            text = path.read_text(encoding="utf-8")
+        except OSError as exc:
+            raise Terminal(f"there is no procedure {name!r}", code="unknown_procedure") from exc
+        try:
+            procedure = parse_procedure(text, path.name)
+        except ConfigError as exc:
+            raise Terminal(f"procedure {name}: {exc}", code="procedure") from exc
+        self._parsed[key] = procedure
+        return procedure
 
 
 def _column(name: str, kind: str) -> Column:
