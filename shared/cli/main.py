@@ -81,6 +81,18 @@ app.command(rich_help_panel=_RUNS)(runs.catalog)
 app.add_typer(orgs.app, name="orgs", rich_help_panel=_ONBOARDING)
 app.add_typer(keys.app, name="keys", rich_help_panel=_ONBOARDING)
 app.add_typer(credentials.app, name="credentials", rich_help_panel=_ONBOARDING)
+
+
+@app.command("platform-key", rich_help_panel=_ONBOARDING)
+def platform_key(
+    name: Annotated[str, typer.Argument(help="Whose it is: ops, terraform.")],
+) -> None:
+    """Make an operator's key of a system in the cloud, with the settings of its functions."""
+    from shared.cli.platform import platform_key as make  # noqa: PLC0415  # it opens a database
+
+    make(name)
+
+
 app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=_OPERATORS)
 app.command(rich_help_panel=_AUTHORS)(authoring.validate)
 app.command(rich_help_panel=_AUTHORS)(authoring.schema)
