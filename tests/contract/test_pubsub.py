@@ -284,6 +284,16 @@ def test_a_message_parked_again_while_it_is_redriven_is_not_lost(scene: PubsubSc
     assert kept.letter.body == LARGE
 
 
+def test_a_letter_stays_until_its_message_is_published(scene: PubsubScene) -> None:
+    scene.bus.park(step(b"x"), "why", 1)
+    letters = scene.bus.dead_letters()
+    bus = open_pubsub("elsewhere", scene.letters, scene.pubsub, scene.tasks, scene.queue)
+    with pytest.raises(Unavailable):
+        bus.redrive(letters[0].id)
+    assert scene.bus.dead_letters() == letters
+    bus.close()
+
+
 @pytest.mark.parametrize("number", range(1, 5))
 def test_killed_while_it_parks_the_message_is_parked_when_it_comes_again(
     scene: PubsubScene, number: int

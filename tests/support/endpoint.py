@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 from wsgiref.types import WSGIApplication
 
@@ -17,9 +18,10 @@ WAIT_SECONDS = 20.0
 
 
 class Endpoint:
-    """A WSGI application that answers what the test says."""
+    """A WSGI application that answers what the test says, or what the application behind it does."""
 
     def __init__(self) -> None:
+        self.behind: WSGIApplication | None = None
         self.came: list[PushEnvelope] = []
         self.raw: list[bytes] = []
         self.paths: list[str] = []
@@ -29,17 +31,20 @@ class Endpoint:
         self.at_once = 0
         self.most_at_once = 0
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
         envelope = open_envelope(body)
         with self.changed:
-            self.at_once += 1
-            self.most_at_once = max(self.most_at_once, self.at_once)
             self.came.append(envelope)
             self.raw.append(body)
             self.paths.append(environ["PATH_INFO"])
             self.tokens.append(environ.get("HTTP_AUTHORIZATION", ""))
             self.changed.notify_all()
+        if self.behind is not None:
+            return self.behind({**environ, "wsgi.input": BytesIO(body)}, start_response)
+        with self.changed:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             status = self.answer(envelope)
         finally:
