@@ -15,5 +15,5 @@ def step_worker(request: Request) -> Response:
     return receive(
         request,
         Topic.STEPS,
-        lambda engine, message: engine.worker.work(decode(message.data, StepMessage)),
+        lambda engine, message: engine.worker.take(decode(message.data, StepMessage)),
     )

@@ -11,6 +11,7 @@ from shared.accounts import Accounts
 from shared.bus import Bus
 from shared.core.pipeline import Pipeline
 from shared.core.run import Timing
+from shared.jobs import Jobs
 from shared.log import Log
 from shared.objects import ObjectStore
 from shared.state import RunStore
@@ -31,7 +32,10 @@ class PipelineCatalog(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class App:
-    """Made by `bootstrap` only. What is expensive to open is a function that opens it once."""
+    """Made by `bootstrap` only. What is expensive to open is a function that opens it once.
+
+    Without `jobs` a step runs in place, however long it takes.
+    """
 
     runs: RunStore
     bus: Bus
@@ -51,3 +55,4 @@ class App:
     sleep: Callable[[float], None]
     random: Callable[[], float]
     new_id: Callable[[], str]
+    jobs: Jobs | None = None

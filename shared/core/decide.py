@@ -116,7 +116,7 @@ def decide(
         if not state.status.released:
             continue
         if attempt is None:
-            _requeue_when_due(draft, step_id, state, timing, resend=resend)
+            _requeue_when_due(draft, plan.by_id[step_id], state, timing, resend=resend)
         elif attempt.number == state.attempt:
             step = plan.by_id[step_id]
             _fold(draft, run, step, state, attempt, halted or doomed, timing)
@@ -147,7 +147,7 @@ def decide(
 
 
 def _requeue_when_due(
-    draft: _Draft, step_id: str, state: StepState, timing: Timing, *, resend: bool
+    draft: _Draft, step: StepPlan, state: StepState, timing: Timing, *, resend: bool
 ) -> None:
     # The message may be lost, or only slow: the same number again, so that both are one attempt.
     if state.status is not StepStatus.QUEUED or state.look_at is None:
@@ -155,10 +155,16 @@ def _requeue_when_due(
     if draft.now < state.look_at and not resend:
         return
     requeues = state.requeues + 1
-    wait = min(timing.requeue * 2 ** min(requeues, 20), timing.requeue_cap)
+    wait = min(_start_within(step, timing) * 2 ** min(requeues, 20), timing.requeue_cap)
     start = max(state.not_before or draft.now, draft.now)
-    draft.step(step_id, replace(state, requeues=requeues, look_at=start + wait))
-    draft.publish.append(Publish(step_id, state.attempt, start if start > draft.now else None))
+    draft.step(step.step_id, replace(state, requeues=requeues, look_at=start + wait))
+    later = start if start > draft.now else None
+    draft.publish.append(Publish(step.step_id, state.attempt, later))
+
+
+def _start_within(step: StepPlan, timing: Timing) -> timedelta:
+    """When to send the message again if nobody has claimed the attempt by then."""
+    return timing.job_start if step.long else timing.requeue
 
 
 def _fold(
@@ -207,13 +213,13 @@ def _fold(
                     step.retry, closed.failures, jitter(run.run_id, step.step_id, attempt.number)
                 )
                 asked = timedelta(seconds=attempt.retry_after_seconds or 0)
-                _again(draft, step.step_id, closed, attempt.closed_at + max(wait, asked), timing)
+                _again(draft, step, closed, attempt.closed_at + max(wait, asked), timing)
             else:
                 _end(draft, run, step.step_id, closed)
         case Result.LOST:
             closed = replace(closed, losses=state.losses + 1)
             if _has_budget(step, run, attempt, timing) and not halted:
-                _again(draft, step.step_id, closed, draft.now, timing)
+                _again(draft, step, closed, draft.now, timing)
             else:
                 _end(draft, run, step.step_id, closed)
         case Result.TERMINAL:
@@ -239,13 +245,13 @@ def _has_budget(step: StepPlan, run: Run, attempt: Attempt | None, timing: Timin
 
 
 def _again(
-    draft: _Draft, step_id: str, state: StepState, not_before: datetime, timing: Timing
+    draft: _Draft, step: StepPlan, state: StepState, not_before: datetime, timing: Timing
 ) -> None:
     later = not_before > draft.now
     number = state.attempt + 1
     start = max(not_before, draft.now)
     draft.step(
-        step_id,
+        step.step_id,
         replace(
             state,
             status=StepStatus.QUEUED,
@@ -254,11 +260,11 @@ def _again(
             counted=None,
             finished_at=None,
             not_before=not_before if later else None,
-            look_at=start + timing.requeue,
+            look_at=start + _start_within(step, timing),
         ),
         _why(state.error) or "lost",
     )
-    draft.publish.append(Publish(step_id, number, not_before if later else None))
+    draft.publish.append(Publish(step.step_id, number, not_before if later else None))
 
 
 def _end(draft: _Draft, run: Run, step_id: str, state: StepState) -> None:
@@ -297,7 +303,7 @@ def _release(draft: _Draft, plan: Plan, run: Run, halted: bool, timing: Timing) 
                     state,
                     status=StepStatus.QUEUED,
                     attempt=1,
-                    look_at=draft.now + timing.requeue,
+                    look_at=draft.now + _start_within(step, timing),
                 ),
             )
             draft.publish.append(Publish(step.step_id, 1, None))

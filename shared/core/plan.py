@@ -12,6 +12,9 @@ from msgspec import Meta
 
 from shared.core.record import Document, Json, Record
 
+# A step lives in a push request, which Pub/Sub gives 600 seconds. What may take longer is a job.
+PUSH_SECONDS = 540.0
+
 
 class OnFailure(StrEnum):
     """What a failed step means for its run."""
@@ -52,6 +55,11 @@ class StepPlan(Document, frozen=True, kw_only=True):
     @property
     def timeout(self) -> timedelta:
         return timedelta(seconds=self.timeout_seconds)
+
+    @property
+    def long(self) -> bool:
+        """It may take longer than a push request lives."""
+        return self.timeout_seconds > PUSH_SECONDS
 
 
 class Plan(Document, frozen=True, kw_only=True, dict=True):

@@ -263,12 +263,17 @@ class Attempt(Document, frozen=True, kw_only=True):
 
 
 class Timing(Document, frozen=True, kw_only=True):
-    """Every time the protocol uses. Any values are safe; they move latency and cost only."""
+    """Every time the protocol uses. Any values are safe; they move latency and cost only.
+
+    A step that nobody has claimed is sent again after `requeue`; a long one, which a job claims when its
+    machine is there, after `job_start`.
+    """
 
     lease: timedelta = timedelta(seconds=180)
     heartbeat: timedelta = timedelta(seconds=60)
     lease_grace: timedelta = timedelta(seconds=15)
     requeue: timedelta = timedelta(seconds=60)
+    job_start: timedelta = timedelta(minutes=5)
     requeue_cap: timedelta = timedelta(minutes=15)
     cancel_grace: timedelta = timedelta(seconds=90)
     deadline_grace: timedelta = timedelta(seconds=30)
@@ -286,6 +291,7 @@ EMBEDDED_TIMING = Timing(
     heartbeat=timedelta(seconds=2),
     lease_grace=timedelta(seconds=1),
     requeue=timedelta(seconds=5),
+    job_start=timedelta(seconds=5),
     requeue_cap=timedelta(seconds=60),
     cancel_grace=timedelta(seconds=5),
     deadline_grace=timedelta(seconds=5),

@@ -282,33 +282,42 @@ class Coordinator:
 
 def step_messages(run: Run, plan: Plan, publish: Sequence[Publish]) -> list[Outgoing]:
     """The messages that let workers run the published attempts of a run."""
-    if run.deadline is None and publish:
-        raise AssertionError(f"run {run.run_id} releases steps without a deadline")
-    messages = []
     attributes = attributes_of(run.run_id, run.org, run.trace)
-    for step_id, attempt, not_before in publish:
-        step = plan.by_id[step_id]
-        message = StepMessage(
-            run_id=run.run_id,
-            run_created_at=run.created_at,
-            org=run.org,
-            dataset=run.dataset,
-            pipeline_id=run.pipeline_id,
-            address=run.address,
-            provider=plan.provider,
-            step_id=step_id,
-            attempt=attempt,
-            ps_type=step.ps_type,
-            config=step.config,
-            timeout_seconds=step.timeout_seconds,
-            start_date=run.params.start_date,
-            end_date=run.params.end_date,
-            credential_id=run.params.credential_id,
-            not_after=run.deadline or run.created_at,
-            trace=run.trace,
+    return [
+        Outgoing(
+            Topic.STEPS,
+            encode(step_message(run, plan, step_id, attempt)),
+            not_before,
+            attributes,
         )
-        messages.append(Outgoing(Topic.STEPS, encode(message), not_before, attributes))
-    return messages
+        for step_id, attempt, not_before in publish
+    ]
+
+
+def step_message(run: Run, plan: Plan, step_id: str, attempt: int) -> StepMessage:
+    """What a worker must know of one attempt."""
+    if run.deadline is None:
+        raise AssertionError(f"run {run.run_id} releases steps without a deadline")
+    step = plan.by_id[step_id]
+    return StepMessage(
+        run_id=run.run_id,
+        run_created_at=run.created_at,
+        org=run.org,
+        dataset=run.dataset,
+        pipeline_id=run.pipeline_id,
+        address=run.address,
+        provider=plan.provider,
+        step_id=step_id,
+        attempt=attempt,
+        ps_type=step.ps_type,
+        config=step.config,
+        timeout_seconds=step.timeout_seconds,
+        start_date=run.params.start_date,
+        end_date=run.params.end_date,
+        credential_id=run.params.credential_id,
+        not_after=run.deadline,
+        trace=run.trace,
+    )
 
 
 def _stale(run: Run, hint: CompletionMessage) -> bool:

@@ -15,6 +15,7 @@ from shared.errors import Stopped, Transient, Unavailable
 from shared.state import StoredAttempt
 
 CANCELLED = "the run was cancelled"
+TERMINATED = "the machine of the step was taken away; the step runs again"
 TIMEOUT = "timeout"
 TIMED_OUT = "the step did not end within its timeout_seconds"
 
@@ -104,6 +105,7 @@ class LeaseKeeper:
         self._mutex = threading.Lock()
         self._leases: set[Lease] = set()
         self._closed = threading.Event()
+        self._ending = False
         self._thread: threading.Thread | None = None
 
     def add(self, lease: Lease) -> None:
@@ -116,6 +118,10 @@ class LeaseKeeper:
     def remove(self, lease: Lease) -> None:
         with self._mutex:
             self._leases.discard(lease)
+
+    def end(self) -> None:
+        """Stops every step, those that are added later too. May be called in a signal handler."""
+        self._ending = True  # the thread sees it: a handler must not wait for a lock
 
     def close(self) -> None:
         self._closed.set()
@@ -131,6 +137,8 @@ class LeaseKeeper:
             now = app.monotonic()
             for lease in leases:
                 try:
+                    if self._ending:
+                        lease.stop(TERMINATED)
                     if lease.stopped is None and now >= lease.next_heartbeat:
                         lease.renew()
                 except Unavailable as error:

@@ -17,6 +17,7 @@ from shared.app import App
 from shared.bus import Outgoing
 from shared.core.lineage import Evidence, Fence, Finding, LoadReceipt, Slice, Writer
 from shared.core.message import CompletionMessage, StepMessage, Topic, attributes_of, encode
+from shared.core.plan import PUSH_SECONDS
 from shared.core.run import (
     MAX_ERROR_BYTES,
     MAX_SUMMARY_BYTES,
@@ -27,7 +28,8 @@ from shared.core.run import (
     Summary,
     clip,
 )
-from shared.engine.lease import CANCELLED, TIMED_OUT, TIMEOUT, Lease, LeaseKeeper
+from shared.engine.advance import step_message
+from shared.engine.lease import CANCELLED, TERMINATED, TIMED_OUT, TIMEOUT, Lease, LeaseKeeper
 from shared.errors import PipelinesError, StepError, Stopped, Terminal, Transient, Unavailable
 from shared.log import Level, fault_of, line_of
 from shared.objects import ObjectStore
@@ -54,6 +56,48 @@ class Worker:
     def close(self) -> None:
         self._leases.close()
 
+    def end(self) -> None:
+        """Stops what runs and closes its attempts as lost: this machine is about to go away."""
+        self._leases.end()
+
+    def take(self, message: StepMessage) -> None:
+        """Runs the attempt, or has a job run it when it may take longer than a push request lives.
+
+        Raises Unavailable as `work` does. A job that cannot be started is not told to the bus, which
+        would hold up every other step: the visit that finds no claim sends the message again.
+        """
+        app = self._app
+        if app.jobs is None or message.timeout_seconds <= PUSH_SECONDS:
+            self.work(message)
+            return
+        place = {"run": message.run_id, "step": message.step_id, "attempt": message.attempt}
+        if app.now() >= message.not_after or self._is_claimed(message):
+            return
+        try:
+            app.jobs.start(
+                message.run_id,
+                message.step_id,
+                message.attempt,
+                timedelta(seconds=message.timeout_seconds),
+            )
+        except Unavailable as error:
+            app.log.error("step.job_not_started", org=message.org, **place, error=str(error))
+        else:
+            app.log.info("step.job_started", org=message.org, **place)
+
+    def work_in_job(self, run_id: str, step_id: str, attempt: int) -> None:
+        """What `take` has started. Does nothing when the run does not wait for that attempt (any more).
+
+        Raises Unavailable.
+        """
+        app = self._app
+        stored = app.runs.run(run_id)
+        state = None if stored is None else stored.run.steps.get(step_id)
+        if stored is None or state is None or not state.status.released or state.attempt != attempt:
+            app.log.info("step.not_wanted", run=run_id, step=step_id, attempt=attempt)
+            return
+        self.work(step_message(stored.run, stored.plan, step_id, attempt))
+
     def work(self, message: StepMessage) -> None:
         """Runs the attempt if it is still to be had. Returns when its end is stored and told.
 
@@ -75,9 +119,7 @@ class Worker:
         )
         stored = app.runs.claim(claim)
         if stored is None:
-            there = app.runs.attempt(message.run_id, message.step_id, message.attempt)
-            if there is not None and there.attempt.closed:
-                self._tell(message)  # its worker may have died before it could
+            self._is_claimed(message)
             return
         lease = Lease(app, stored, timedelta(seconds=message.timeout_seconds))
         log = StepLines(app, message)
@@ -86,6 +128,12 @@ class Worker:
             app.runs.record_late(message.run_id, message.step_id, message.attempt, "stopped")
         else:
             self._close(message, lease, how._replace(log=log.rest()))
+
+    def _is_claimed(self, message: StepMessage) -> bool:
+        there = self._app.runs.attempt(message.run_id, message.step_id, message.attempt)
+        if there is not None and there.attempt.closed:
+            self._tell(message)  # its worker may have died before it could
+        return there is not None
 
     def _run(self, message: StepMessage, lease: Lease, log: StepLines) -> Close | None:
         """How the attempt ends; None when it is no longer this worker's to end."""
@@ -117,6 +165,8 @@ class Worker:
                 outcome, error = Result.TRANSIENT, _info(TIMEOUT, TIMED_OUT)
             elif lease.stopped == CANCELLED:
                 outcome, error = Result.CANCELLED, _info(raised.code, str(raised))
+            elif lease.stopped == TERMINATED:
+                outcome, error = Result.LOST, _info("lost", TERMINATED)
             else:
                 return None
         except StepError as raised:
