@@ -125,9 +125,13 @@ class CloudSystem(System):
     """Five processes over emulators. The folder holds the configs and the logs of the functions."""
 
     def __init__(
-        self, folder: Path, backends: Backends, environ: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        backends: Backends,
+        environ: Mapping[str, str] | None = None,
+        postgres: Path | None = None,
     ) -> None:
-        """`environ` may put something in a backend's place, for the functions and for `app`."""
+        """`environ` may put something in an emulator's place, and `postgres` is another host."""
         super().__init__()
         self._backends = backends
         self.project = f"system-{os.getpid()}-{next(_numbers)}"
@@ -141,7 +145,7 @@ class CloudSystem(System):
             "PIPELINES_CONFIGS": str(configs_in(folder)),
             "PIPELINES_DATA": str(folder / "scratch"),
             "PIPELINES_LOCATION": "EU",
-            "PIPELINES_ACCOUNTS": backends.postgres.dsn(self._database),
+            "PIPELINES_ACCOUNTS": backends.postgres.dsn(self._database, host=postgres),
             "PIPELINES_KMS_KEY": f"{place}/keyRings/vault/cryptoKeys/data-keys",
             "PIPELINES_TASKS_QUEUE": f"{place}/queues/later",
             "PIPELINES_TASKS_ACCOUNT": f"tasks@{self.project}.iam.gserviceaccount.com",
