@@ -5,7 +5,7 @@ the rest in parts. The parts are there before the letter and go after it; what a
 between has left of them, `expire_at` takes away. A list shows the first part only.
 
 The id follows from the message. Parked twice, it is one letter, with the larger count of deliveries and
-the latest reason.
+the latest reason. It is kept for KEEP from when it was parked first.
 """
 
 from __future__ import annotations
@@ -95,7 +95,6 @@ class FirestoreLetters:
                 "reason": _said(reason, len(message.body)),
                 "deliveries": deliveries,
                 "parked_at": now,
-                "expire_at": now + self._keep,
                 "nonce": nonce,
             }
             if there is None:
@@ -105,6 +104,8 @@ class FirestoreLetters:
                     "attributes": msgspec.json.encode(message.attributes),
                     "published_at": now if published_at is None else published_at,
                     "parts": self._write_parts(path, message.body),
+                    # Parked again, a letter still goes with its parts.
+                    "expire_at": now + self._keep,
                 }
                 write = created(path, fields)
             else:
@@ -156,10 +157,8 @@ class FirestoreLetters:
         for start in range(PART_BYTES, len(body), PART_BYTES):
             name = f"{key}.{start // PART_BYTES}"
             part = (*path, PARTS, name)
-            fields = {
-                "body": body[start : start + PART_BYTES],
-                "expire_at": self._now() + self._keep,
-            }
+            expire_at = self._now() + self._keep
+            fields = {"body": body[start : start + PART_BYTES], "expire_at": expire_at}
             self._db.commit(f"park {'/'.join(part)}", Write(part, fields))
             names.append(name)
         return " ".join(names)

@@ -24,7 +24,8 @@ from shared.errors import Conflict, Unavailable
 MAX_MESSAGE_BYTES = 10_000_000
 REQUEST_BYTES = 9_000_000  # of several messages, with what protobuf adds to them
 REQUEST_MESSAGES = 1_000
-# cloud.google.com/tasks/docs/quotas: of a whole task, so that a body of 740 kB fits
+# cloud.google.com/tasks/docs/quotas: of a whole task, so that a body of 740 kB fits. The reference of
+# the API still names the 100 kB of App Engine's tasks.
 MAX_TASK_BYTES = 1_000_000
 MAX_DELAY = timedelta(days=30) - timedelta(minutes=1)  # our clock is not theirs
 

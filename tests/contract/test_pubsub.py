@@ -352,10 +352,21 @@ def test_a_letter_that_cannot_be_read_is_unavailable_and_named(scene: PubsubScen
         scene.bus.dead_letters()
 
 
-def test_a_letter_is_kept_for_more_than_a_year(scene: PubsubScene) -> None:
-    letters = FirestoreLetters(
-        scene.database, now=lambda: datetime(2026, 3, 1, tzinfo=UTC), new_id=new_id
-    )
-    letters.park(step(b"x"), "why", 1, None)
-    (found,) = scene.database.query(Query((), "dead_letters", ("expire_at",)))
-    assert found.fields["expire_at"] > datetime(2027, 3, 1, tzinfo=UTC)
+def test_a_letter_has_room_for_the_attributes_of_any_message(scene: PubsubScene) -> None:
+    most = {f"{number:0256}": "\x01" * 1024 for number in range(100)}
+    scene.bus.park(step(bytes(PART_BYTES))._replace(attributes=most), "not ours" * 1000, 1)
+    (letter,) = scene.bus.dead_letters()
+    assert letter.attributes == most
+
+
+def test_a_letter_is_kept_for_more_than_a_year_and_goes_with_its_parts(scene: PubsubScene) -> None:
+    clock = [datetime(2026, 3, 1, tzinfo=UTC)]
+    letters = FirestoreLetters(scene.database, now=lambda: clock[-1], new_id=new_id)
+    letters.park(step(LARGE), "why", 1, None)
+    clock.append(datetime(2026, 9, 1, tzinfo=UTC))
+    letters.park(step(LARGE), "why", 1, None)
+    (letter,) = scene.database.query(Query((), "dead_letters", ("expire_at",)))
+    parts = scene.database.query(Query(letter.path, "parts", ("expire_at",)))
+    assert letter.fields["expire_at"] > datetime(2027, 3, 1, tzinfo=UTC)
+    assert len(parts) == 3
+    assert {part.fields["expire_at"] for part in parts} == {letter.fields["expire_at"]}
