@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-cloud check format chaos fuzz bench lock clean
+.PHONY: help setup demo dev test test-cloud emulators check format chaos fuzz bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -25,6 +25,9 @@ test: $(VENV)/.dev  ## the whole test suite, but for what needs an emulator
 
 test-cloud: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## the same promises on emulators of Google Cloud: java, Google Cloud SDK, Python 3.13
 	$(BIN)/pytest -n 2 -m cloud
+
+emulators: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## the whole system in the cloud mode, on emulators, with its API on port 8001
+	GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.support.emulate
 
 check: $(VENV)/.dev  ## lint, format, types, dependency rule, configs and their schema
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 Pub/Sub pushes to them, Firestore, BigQuery, Cloud Storage, Cloud Tasks and Cloud KMS are emulators, and
 the accounts are in a real PostgreSQL. Systems of one session share the emulators, each in a project of
-its own. As a script it runs one system for a developer, until Ctrl-C.
+its own.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ class Backends(NamedTuple):
 class Function:
     """One function in a process of its own, on a port of its own that it keeps."""
 
-    def __init__(self, name: str, environ: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, name: str, environ: Mapping[str, str], folder: Path, port: int = 0) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._environ = environ
         self._process: Supervised | None = None
-        with socket.create_server(("127.0.0.1", 0)) as probe:
+        with socket.create_server(("127.0.0.1", port)) as probe:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -130,8 +130,12 @@ class CloudSystem(System):
         backends: Backends,
         environ: Mapping[str, str] | None = None,
         postgres: Path | None = None,
+        api_port: int = 0,
     ) -> None:
-        """`environ` may put something in an emulator's place, and `postgres` is another host."""
+        """`environ` may put something in an emulator's place, and `postgres` is another host.
+
+        `api_port` 0 is any that is free.
+        """
         super().__init__()
         self._backends = backends
         self.project = f"system-{os.getpid()}-{next(_numbers)}"
@@ -153,6 +157,7 @@ class CloudSystem(System):
             **backends.environ,
             **(environ or {}),
         }
+        self.settings_environ = ours
         self.environ = {
             **{name: text for name, text in os.environ.items() if not _is_setting(name)},
             **ours,
@@ -160,7 +165,10 @@ class CloudSystem(System):
             "PYTHONPATH": str(ROOT),
         }
         self.settings = read_settings(ours)
-        self.functions = {name: Function(name, self.environ, folder) for name in FUNCTIONS}
+        ports = {"api": api_port}
+        self.functions = {
+            name: Function(name, self.environ, folder, ports.get(name, 0)) for name in FUNCTIONS
+        }
         self.url = self.functions["api"].url + "/api/v1"
         self._opened: Opened | None = None
         self._stopping = threading.Event()
