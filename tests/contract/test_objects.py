@@ -44,7 +44,7 @@ def _gcs(request: pytest.FixtureRequest) -> Place:
     storage: CloudStorage = request.getfixturevalue("gcs_emulator")
     bucket = storage.make()
     return Place(
-        open_bucket(storage, f"gs://{bucket}"),
+        open_bucket(storage.host, f"gs://{bucket}"),
         partial(storage.write, bucket),
         partial(storage.delete, bucket),
     )
@@ -57,7 +57,7 @@ def _gcs_folder(request: pytest.FixtureRequest) -> Place:
     for key in ("export", "exports/one", "a/export/one"):
         storage.write(bucket, key, b"not in it")
     return Place(
-        open_bucket(storage, f"gs://{bucket}/exported/"),
+        open_bucket(storage.host, f"gs://{bucket}/exported/"),
         lambda key, content: storage.write(bucket, f"exported/{key}", content),
         lambda key: storage.delete(bucket, f"exported/{key}"),
     )

@@ -73,7 +73,7 @@ class CloudStorage:
         self._door = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._door.daemon_threads = True
         self.host = "{}:{}".format(*self._door.server_address[:2])
-        self._thread = threading.Thread(target=self._door.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._door.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -124,14 +124,14 @@ KEY = {
 }
 
 
-def open_bucket(storage: CloudStorage, url: str) -> GcsStore:
+def open_bucket(host: str, url: str) -> GcsStore:
     return open_gcs(
         url,
         lambda: Secret(json.dumps(KEY)),
         now=lambda: datetime.now(UTC),
         sleep=lambda _: None,
         random=random.random,
-        emulator=storage.host,
+        emulator=host,
     )
 
 
@@ -196,8 +196,10 @@ def _handler(storage: CloudStorage) -> type[BaseHTTPRequestHandler]:
 
         def refuse(self, status: int, reason: str) -> None:
             error = {"message": "said the server", "errors": [{"reason": reason}]}
-            elsewhere = [("Location", f"http://{storage.server}{self.path}")]
-            self.answer(status, elsewhere, json.dumps({"error": error}).encode(), None)
+            headers = [("Location", f"http://{storage.server}{self.path}")]
+            if status == Fault.BUSY.value:
+                headers.append(("Retry-After", "7"))
+            self.answer(status, headers, json.dumps({"error": error}).encode(), None)
 
         def answer(
             self, status: int, headers: list[tuple[str, str]], content: bytes, fault: Fault | None
