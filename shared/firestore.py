@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
+from shared.channel import CHANNEL_OPTIONS
 from shared.errors import Unavailable
 
 # Collection, id, collection, id …; a name that cannot be one of ours is never sent.
@@ -29,11 +30,6 @@ TRIES = 3  # of a call without an answer
 BUSY_TRIES = 6  # of a call that was refused because others write to the same place
 _FIRST_PAUSE = 0.05
 _HOST = "firestore.googleapis.com"
-_CHANNEL: list[tuple[str, Any]] = [
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@|-]{0,399}")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPERATORS = {
@@ -174,11 +170,11 @@ class Database:
         self._and = query.StructuredQuery.CompositeFilter.Operator.AND
         try:
             if emulator is None:
-                channel = FirestoreGrpcTransport.create_channel(_HOST, options=_CHANNEL)
+                channel = FirestoreGrpcTransport.create_channel(_HOST, options=CHANNEL_OPTIONS)
             else:
                 import grpc  # type: ignore[import-untyped]  # noqa: PLC0415  # has no stubs
 
-                channel = grpc.insecure_channel(emulator, options=_CHANNEL)
+                channel = grpc.insecure_channel(emulator, options=CHANNEL_OPTIONS)
                 self._metadata.append(("authorization", "Bearer owner"))
             self._rpc: Any = FirestoreClient(transport=FirestoreGrpcTransport(channel=channel))
         except self._any as error:

@@ -17,6 +17,7 @@ import msgspec
 
 from shared.bus import DeadLetter, Outgoing
 from shared.bus.letters import FirestoreLetters
+from shared.channel import CHANNEL_OPTIONS
 from shared.core.message import Topic
 from shared.errors import Conflict, Unavailable
 
@@ -37,13 +38,6 @@ _TASK_FRAME_BYTES = 2_000  # of a task, around its body
 _MESSAGE_FRAME_BYTES = 32  # of a message or an attribute, in protobuf
 _SCOPE = "https://www.googleapis.com/auth/pubsub"
 _PUBSUB, _TASKS = "pubsub.googleapis.com", "cloudtasks.googleapis.com"
-_CHANNEL: list[tuple[str, Any]] = [
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.max_send_message_length", -1),
-    # A service that is back is found in seconds; by itself gRPC waits for up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-]
 
 
 class PubsubBus:
@@ -225,11 +219,11 @@ class PubsubBus:
     def _open(self, client: Any, transport: Any, host: str, emulator: str | None) -> Any:
         try:
             if emulator is None:
-                channel = transport.create_channel(host, options=_CHANNEL)
+                channel = transport.create_channel(host, options=CHANNEL_OPTIONS)
             else:
                 import grpc  # type: ignore[import-untyped]  # noqa: PLC0415  # has no stubs
 
-                channel = grpc.insecure_channel(emulator, options=_CHANNEL)
+                channel = grpc.insecure_channel(emulator, options=CHANNEL_OPTIONS)
             return client(transport=transport(channel=channel))
         except self._any as error:
             raise Unavailable(f"{host}: cannot be opened: {error}") from error
