@@ -112,7 +112,7 @@ class CloudRunJobs:
                 request = Request(self._pool)  # type: ignore[no-untyped-call]  # typed in part
                 self._credentials.before_request(request, "POST", self._url, headers)
         except GoogleAuthError as error:
-            raise Unavailable(f"{ENDPOINT}: this process has no credentials: {error}") from error
+            raise Unavailable(f"{ENDPOINT}: no token for this process: {error}") from error
         return headers
 
 

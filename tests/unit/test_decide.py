@@ -22,7 +22,15 @@ from shared.core.decide import (
     start,
     wake_at,
 )
-from shared.core.plan import OnFailure, Plan, RetryPolicy, StepPlan, backoff, jitter
+from shared.core.plan import (
+    PUSH_SECONDS,
+    OnFailure,
+    Plan,
+    RetryPolicy,
+    StepPlan,
+    backoff,
+    jitter,
+)
 from shared.core.run import (
     RUN_MOVES,
     STEP_MOVES,
@@ -137,6 +145,20 @@ def test_a_start_queues_the_steps_that_wait_for_nothing() -> None:
     assert statuses(decision.run) == {"a": "queued", "b": "pending", "c": "pending", "d": "pending"}
     assert decision.publish == (Publish("a", 1, None),)
     assert decision.run.steps["a"].look_at == NOW + TIMING.requeue
+
+
+def test_a_long_step_is_given_the_time_that_a_job_needs_to_start() -> None:
+    long = step("a", timeout_seconds=PUSH_SECONDS + 1)
+    plan = plan_of(long, step("b", timeout_seconds=PUSH_SECONDS))
+    run = start(waiting(), plan, NOW, TIMING).run
+    assert run.steps["a"].look_at == NOW + TIMING.job_start
+    assert run.steps["b"].look_at == NOW + TIMING.requeue
+    late = NOW + TIMING.job_start
+    again = decide(run, plan, {"a": None}, late, TIMING)
+    assert again.publish == (Publish("a", 1, None),)
+    assert again.run.steps["a"].look_at == late + 2 * TIMING.job_start
+    lost = fold(run, plan, closed("a", result=Result.LOST), now=late).run
+    assert lost.steps["a"].look_at == late + TIMING.job_start
 
 
 def test_a_start_passes_through_validating_and_says_when() -> None:
