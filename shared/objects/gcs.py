@@ -121,6 +121,7 @@ class GcsStore:
         self._objects = f"{api}/storage/v1/b/{self._bucket}/o"
         self._sleep = sleep
         self._random = random
+        # Without its own tries urllib3 follows no redirect either: the token is for Google alone.
         self._pool = urllib3.PoolManager(timeout=TIMEOUT, retries=False)
         self._tokens = Tokens(secret, SCOPE, self._pool, now=now, uri=token_uri)
 
@@ -245,10 +246,7 @@ class GcsStore:
     def _once(self, what: str, url: str, read: Callable[[BaseHTTPResponse], T]) -> T | None:
         # What is kept compressed comes as it is kept, so that size and checksum are the object's own.
         headers = {"accept-encoding": "gzip", "authorization": f"Bearer {self._tokens.get()}"}
-        # No redirect is followed: the token is for Google alone.
-        request = self._pool.request(
-            "GET", url, headers=headers, preload_content=False, redirect=False
-        )
+        request = self._pool.request("GET", url, headers=headers, preload_content=False)
         with closing(request) as answer:
             if answer.status == HTTPStatus.OK:
                 return read(answer)

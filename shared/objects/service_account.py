@@ -101,12 +101,7 @@ class Tokens:
             return _Token("emulator", int(_LIFE.total_seconds()))
         form = {"grant_type": _GRANT, "assertion": self._assertion(key, now)}
         request = self._pool.request(
-            "POST",
-            self._uri,
-            fields=form,
-            encode_multipart=False,
-            preload_content=False,
-            redirect=False,
+            "POST", self._uri, fields=form, encode_multipart=False, preload_content=False
         )
         with closing(request) as answer:
             content = answer.read(_MAX_ANSWER_BYTES)
