@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from shared.core.decide import Publish
 from shared.core.run import Attempt, Result, StepStatus
 from shared.engine.advance import step_messages
 from shared.jobs.cloudrun import CloudRunJobs
+from shared.settings import ROOT
 from tests.support.jobs import JOB, LEASE, Fault, JobsServer, store_in, timing
 from tests.support.stores import open_runs
 from tests.support.system import EmbeddedSystem
@@ -238,6 +242,30 @@ def test_a_job_that_comes_when_nobody_waits_for_it_does_nothing(
         assert [process.wait(20) for process in processes] == [0] * 4
         assert [attempt.result for attempt in stage.attempts(run_id)] == [Result.CANCELLED]
     assert capfd.readouterr().err.count("step.not_wanted") == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "said"),
+    [
+        ({}, 0, ""),  # there is no such run
+        ({"PIPELINES_MODE": "nowhere"}, 1, "PIPELINES_MODE 'nowhere' is not a mode"),
+    ],
+    ids=["a run that is not there", "settings that are wrong"],
+)
+def test_the_command_of_the_job_goes_by_the_settings_of_its_process(
+    tmp_path: Path, setting: dict[str, str], code: int, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "functions.step_job", "nobody", "long", "1"],
+        cwd=ROOT,
+        env={**os.environ, "PIPELINES_DATA": str(tmp_path / "data"), **setting},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize(

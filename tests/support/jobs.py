@@ -34,6 +34,7 @@ from shared.engine import Engine
 from shared.log import Level, Log
 from shared.processors import PROCESSORS
 from shared.settings import ROOT
+from shared.state import RunStore
 from tests.support.stores import new_id, open_runs
 
 JOB = "projects/test/locations/europe-west1/jobs/pipelines-long-steps"
@@ -169,10 +170,12 @@ def _handler(jobs: JobsServer) -> type[BaseHTTPRequestHandler]:
 class _TestBus:
     """The bus of the process that the test is in."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, runs: RunStore) -> None:
         self._url = url
+        self._runs = runs
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
+        self._runs.sync()  # another process reads what this one tells of
         sent = [
             {
                 "topic": message.topic,
@@ -186,9 +189,10 @@ class _TestBus:
 
 def _engine(store: str, url: str) -> Engine:
     nothing = cast("Any", None)
+    runs = open_runs(store)
     app = App(
-        runs=open_runs(store),
-        bus=cast("Any", _TestBus(url)),
+        runs=runs,
+        bus=cast("Any", _TestBus(url, runs)),
         accounts=nothing,
         vault=nothing,
         warehouse=nothing,
