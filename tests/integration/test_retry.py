@@ -12,7 +12,9 @@ import pytest
 from shared.bootstrap import Clock, utc_now
 from shared.core.lineage import Evidence
 from shared.core.record import Record
+from shared.core.resume import MAX_RETRIES, retry_id
 from shared.core.run import Summary
+from shared.engine.submit import tombstone
 from shared.errors import Terminal, Transient
 from shared.processors import PROCESSORS
 from shared.step import StepContext, StepResult, processor
@@ -199,6 +201,24 @@ def test_a_pipeline_that_is_gone_cannot_be_retried(two: Two) -> None:
         assert (refused.status, refused.json["error"]) == (409, "pipeline_changed")
         refused = two.retry(run, "rerun")
         assert (refused.status, refused.json["error"]) == (404, "pipeline_not_found")
+
+
+def test_a_retry_goes_past_graves_and_a_run_is_not_retried_for_ever(two: Two) -> None:
+    with two.system:
+        run = two.failed()
+        two.broken = None
+        runs, now = two.system.app.runs, utc_now()
+        stored = runs.run(run["run_id"])
+        assert stored is not None
+        for number in range(MAX_RETRIES - 1):
+            grave = tombstone(retry_id(run["run_id"], number), "acme", "test", now)
+            assert runs.create_run(grave, stored.plan, "w")
+        last = two.ended(two.retry(run))
+        assert last["status"] == "completed"
+        there = two.system.call("GET", f"/pipelines/status/acme/{run['run_id']}").json
+        assert there["retried_by"] == last["run_id"] == retry_id(run["run_id"], MAX_RETRIES - 1)
+        refused = two.retry(run)
+        assert (refused.status, refused.json["error"]) == (409, "too_many_retries")
 
 
 def test_a_run_whose_credential_is_gone_cannot_go_on(two: Two) -> None:
