@@ -17,7 +17,7 @@ from shared.warehouse.duckdb_tables import Ledger, read_back
 from shared.warehouse.ledger import Covered
 from shared.warehouse.procedure import Procedure
 from shared.warehouse.session import Session, stored, told
-from shared.warehouse.tally import INTEGER_DIGITS, SCALE
+from shared.warehouse.tally import INTEGER_DIGITS, SCALE, plus
 
 
 class Compiled(NamedTuple):
@@ -95,8 +95,15 @@ class Calling:
 
     def _source(self, bound: Mapping[str, Value]) -> Sums:
         """Rows and totals of the input, per currency."""
-        rows = self.session.run(self.compiled.proof, self._given(bound, self.compiled.proof))
-        return {row[0] or "": (row[1], [Decimal(part or 0) for part in row[2:]]) for row in rows}
+        source: dict[str, tuple[int, list[Decimal]]] = {}
+        for currency, count, *sums in self.session.run(
+            self.compiled.proof, self._given(bound, self.compiled.proof)
+        ):
+            # A null and an empty currency are one.
+            known, so_far = source.get(currency or "", (0, [Decimal(0)] * len(sums)))
+            added = [plus(one, Decimal(part or 0)) for one, part in zip(so_far, sums, strict=True)]
+            source[currency or ""] = (known + count, added)
+        return source
 
     def _insert(self, name: str, bound: Mapping[str, Value]) -> int:
         select = self.compiled.select

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from shared.core.lineage import LoadReceipt, Slice, Writer
 from shared.errors import Terminal
@@ -26,17 +26,8 @@ from shared.warehouse.leases import ThreadLeases
 from shared.warehouse.ledger import LEDGER, LINEAGE, Covered
 from shared.warehouse.loading import Loading, receipt, with_unknown
 from shared.warehouse.procedure import Procedures, bind, proof
+from shared.warehouse.queries import Queries
 from shared.warehouse.session import Session, aware, stored
-
-_QUERIES_KEPT = 256
-
-
-class _Query(NamedTuple):
-    """A GoogleSQL query, transpiled."""
-
-    sql: str
-    parameters: frozenset[str]
-    limited: bool
 
 
 class DuckdbWarehouse:
@@ -59,7 +50,7 @@ class DuckdbWarehouse:
         self._leases = ThreadLeases()
         self._schemas = threading.Lock()
         self._running: dict[Writer, set[Session]] = {}
-        self._queries: dict[tuple[str, str], _Query] = {}
+        self._queries = Queries(googlesql.to_duckdb)
         self._compiled: dict[tuple[str, str], Compiled] = {}
 
     # -- the port
@@ -142,11 +133,7 @@ class DuckdbWarehouse:
         self, dataset: str, sql: str, params: Mapping[str, Value], limit: int = 10_000
     ) -> Rows:
         """See the port."""
-        query = self._transpiled(dataset, sql)
-        if query.parameters != params.keys():
-            odd = ", ".join(sorted(query.parameters ^ params.keys()))
-            raise Terminal(f"the query's parameters are not those given: {odd}", code="query")
-        text = query.sql if query.limited else f"{query.sql} LIMIT {int(limit)}"
+        text = self._queries.sql(dataset, sql, params, limit)
         values = {name: stored(value) for name, value in params.items()}
         with self._db.session(lambda: None, "query") as session:
             answer = session.open(text, values)
@@ -226,27 +213,6 @@ class DuckdbWarehouse:
                     code="schema_change",
                 )
         return added
-
-    # -- GoogleSQL
-
-    def _transpiled(self, dataset: str, sql: str) -> _Query:
-        key = (dataset, sql)
-        found = self._queries.get(key)
-        if found is None:
-            identifier(dataset, "dataset")
-            parsed = googlesql.parse(sql)
-            if parsed.tree is None:
-                raise Terminal(f"query: {'; '.join(parsed.faults)}", code="query")
-            found = _Query(
-                googlesql.to_duckdb(parsed.tree, dataset),
-                parsed.parameters,
-                googlesql.limited(parsed.tree),
-            )
-            with self._guard:
-                if len(self._queries) >= _QUERIES_KEPT:
-                    self._queries.pop(next(iter(self._queries)))
-                self._queries[key] = found
-        return found
 
     def _compile(self, dataset: str, name: str) -> Compiled:
         procedure = self._procedures.get(name)

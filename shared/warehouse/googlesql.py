@@ -174,13 +174,14 @@ def to_duckdb(tree: Expr, dataset: str) -> str:
     return str(copy.sql(dialect="duckdb"))
 
 
-def to_bigquery(tree: Expr, dataset: str, parameter: Callable[[str], str]) -> str:
-    """The SELECT for the body of a procedure in `dataset`, its parameters renamed by `parameter`."""
+def to_bigquery(tree: Expr, dataset: str, parameter: Callable[[str], str] | None = None) -> str:
+    """The SELECT for BigQuery over `dataset`. With `parameter`, its parameters become those names."""
     from sqlglot import exp  # noqa: PLC0415 -- only who reads SQL pays for sqlglot
 
     copy = _qualified(tree, dataset)
-    for node in list(copy.find_all(exp.Parameter)):
-        node.replace(exp.column(parameter(node.name)))
+    if parameter is not None:
+        for node in list(copy.find_all(exp.Parameter)):
+            node.replace(exp.column(parameter(node.name)))
     return str(copy.sql(dialect="bigquery", pretty=True))
 
 

@@ -21,23 +21,24 @@ class Field(NamedTuple):
     name: str
     type: ColumnType = ColumnType.TEXT
     required: bool = True
+    description: str = ""
 
 
 _SLICE = (
-    Field("x_org_slug"),
-    Field("x_pipeline_id"),
-    Field("x_credential_id"),
-    Field("x_pipeline_run_date", ColumnType.DATE),
+    Field("x_org_slug", description="The organization"),
+    Field("x_pipeline_id", description="The pipeline that loaded it"),
+    Field("x_credential_id", description="The credential it was loaded with; none: without one"),
+    Field("x_pipeline_run_date", ColumnType.DATE, description="The day or period that it is of"),
 )
 LINEAGE = (
     *_SLICE,
-    Field("x_run_id"),
-    Field("x_ingested_at", ColumnType.TIMESTAMP),
-    Field("x_ingestion_date", ColumnType.DATE),
+    Field("x_run_id", description="The run that loaded it"),
+    Field("x_ingested_at", ColumnType.TIMESTAMP, description="When it was loaded"),
+    Field("x_ingestion_date", ColumnType.DATE, description="The UTC day of x_ingested_at"),
 )
 _WRITTEN = (
     *_SLICE,
-    Field("table_name"),
+    Field("table_name", description="The table that was loaded"),
     Field("run_id"),
     Field("step_id"),
     Field("attempt", ColumnType.INTEGER),
@@ -45,21 +46,23 @@ _WRITTEN = (
 LOADS = (
     *_WRITTEN,
     Field("run_created_at", ColumnType.TIMESTAMP),
-    Field("source_version"),
-    Field("source_at", ColumnType.TIMESTAMP),
-    Field("loaded", ColumnType.INTEGER),
-    Field("rejected", ColumnType.INTEGER),
-    Field("totals", ColumnType.JSON, required=False),
-    Field("checksum", required=False),
+    Field("source_version", description="What was loaded: a delivery, or a procedure's version"),
+    Field("source_at", ColumnType.TIMESTAMP, description="How old it is: newer ones win"),
+    Field("loaded", ColumnType.INTEGER, description="Rows in the slice"),
+    Field("rejected", ColumnType.INTEGER, description="Rows in _rejects"),
+    Field("totals", ColumnType.JSON, required=False, description="Money by column and currency"),
+    Field("checksum", required=False, description="Of the content, without the lineage of a run"),
     Field("committed_at", ColumnType.TIMESTAMP),
-    Field("ingestion_date", ColumnType.DATE),
+    Field("ingestion_date", ColumnType.DATE, description="The x_ingestion_date of its rows"),
 )
 REJECTS = (
     *_WRITTEN,
     Field("source_file", required=False),
     Field("row_number", ColumnType.INTEGER, required=False),
-    Field("reason"),
-    Field("source_row", ColumnType.JSON, required=False),
+    Field("reason", description="Why the row was not loaded"),
+    Field(
+        "source_row", ColumnType.JSON, required=False, description="The row, as its source has it"
+    ),
     Field("rejected_at", ColumnType.TIMESTAMP),
 )
 LEDGER = {"_loads": LOADS, "_rejects": REJECTS}

@@ -1,7 +1,7 @@
 """Stored procedures: a header and one SELECT in a file of `configs/system/procedures`.
 
-`docs/adr/0005-procedures-are-one-select.md` is the format. Here it is parsed, with all faults at once,
-and written as the `CREATE PROCEDURE` of BigQuery. A warehouse runs it as one of its loads.
+`docs/adr/0005-procedures-are-one-select.md` is the format. Here it is parsed, with all faults at once. A
+warehouse runs it as one of its loads.
 """
 
 from __future__ import annotations
@@ -297,107 +297,3 @@ def proof(procedure: Procedure) -> Expr:
         SOURCE,
         f"SELECT {currency} AS _currency, COUNT(*) AS _rows{sums} FROM {SOURCE} GROUP BY 1",
     )
-
-
-_GIVEN_TYPES: dict[str, str] = {
-    "org_slug": "STRING",
-    "pipeline_id": "STRING",
-    "credential_id": "STRING",
-    "run_dates": "ARRAY<DATE>",
-    "run_id": "STRING",
-    "run_created_at": "TIMESTAMP",
-    "step_id": "STRING",
-    "attempt": "INT64",
-    "source_version": "STRING",
-    "source_at": "TIMESTAMP",
-    "ingested_at": "TIMESTAMP",
-}
-
-
-def create_procedure(procedure: Procedure, dataset: str) -> str:
-    """`CREATE OR REPLACE PROCEDURE` for BigQuery: fence, delete, insert, proof and marker.
-
-    Its parameters have the prefix `in_`, since a name that is also a column would mean the column.
-    """
-
-    def parameter(name: str) -> str:
-        return f"in_{name}"
-
-    types: dict[str, str] = {**_GIVEN_TYPES, **procedure.parameters}
-    signature = ",\n  ".join(f"{parameter(name)} {kind}" for name, kind in types.items())
-    table = f"`{dataset}`.`{procedure.output.name}`"
-    loads = f"`{dataset}`.`_loads`"
-    key = (
-        "x_org_slug = in_org_slug AND x_pipeline_id = in_pipeline_id "
-        "AND x_credential_id = in_credential_id AND x_pipeline_run_date IN UNNEST(in_run_dates)"
-    )
-    marker = f"table_name = '{procedure.output.name}' AND {key}"
-    columns = [f"`{column.name}`" for column in procedure.output.columns]
-    select = _indented(googlesql.to_bigquery(procedure.select, dataset, parameter))
-    counted = _indented(googlesql.to_bigquery(proof(procedure), dataset, parameter))
-    currency = f"`{procedure.currency}`" if procedure.currency else "CAST(NULL AS STRING)"
-    sums = "".join(f", SUM(`{name}`) AS `{name}`" for name in procedure.totals)
-    loaded = f"SELECT {currency} AS _currency, COUNT(*) AS _rows{sums} FROM {table} WHERE {key} GROUP BY 1"
-    compared = ["_currency", *procedure.totals]
-    if procedure.rows is RowRule.SAME:
-        compared.insert(1, "_rows")
-    fields = ", ".join(f"`{name}`" for name in compared)
-    return f"""CREATE OR REPLACE PROCEDURE `{dataset}`.`{procedure.name}`(
-  {signature}
-)
-OPTIONS (description = {_literal(f"{procedure.description} ({procedure.version})")})
-BEGIN
-  BEGIN TRANSACTION;
-  ASSERT NOT EXISTS (
-    SELECT 1 FROM {loads}
-    WHERE {marker}
-      AND (source_at > in_source_at
-        OR (source_at = in_source_at AND run_created_at > in_run_created_at)
-        OR (source_at = in_source_at AND run_created_at = in_run_created_at AND attempt > in_attempt)
-        OR (source_at = in_source_at AND run_created_at = in_run_created_at AND attempt = in_attempt
-          AND (run_id != in_run_id OR step_id != in_step_id) AND source_version != in_source_version))
-  ) AS 'superseded';
-  DELETE FROM {table} WHERE {key};
-  INSERT INTO {table} ({", ".join(columns)}, {", ".join(LINEAGE_COLUMNS)})
-  SELECT {", ".join(columns)}, in_org_slug, in_pipeline_id, in_credential_id,
-    {RUN_DATE}, in_run_id, in_ingested_at, DATE(in_ingested_at)
-  FROM (
-{select}
-  );
-  ASSERT NOT EXISTS (
-    SELECT 1 FROM {table}
-    WHERE x_org_slug = in_org_slug AND x_pipeline_id = in_pipeline_id
-      AND x_credential_id = in_credential_id AND x_run_id = in_run_id
-      AND x_ingested_at = in_ingested_at AND x_pipeline_run_date NOT IN UNNEST(in_run_dates)
-  ) AS 'outside_covers';
-  ASSERT NOT EXISTS (
-    WITH counted AS (
-{counted}
-    ), loaded AS ({loaded})
-    (SELECT {fields} FROM counted EXCEPT DISTINCT SELECT {fields} FROM loaded)
-    UNION ALL
-    (SELECT {fields} FROM loaded EXCEPT DISTINCT SELECT {fields} FROM counted)
-  ) AS 'unbalanced';
-  DELETE FROM {loads} WHERE {marker};
-  INSERT INTO {loads} (x_org_slug, x_pipeline_id, x_credential_id, x_pipeline_run_date, table_name,
-    source_version, source_at, run_id, run_created_at, step_id, attempt, loaded, rejected,
-    committed_at, ingestion_date)
-  SELECT in_org_slug, in_pipeline_id, in_credential_id, run_date, '{procedure.output.name}',
-    in_source_version, in_source_at, in_run_id, in_run_created_at, in_step_id, in_attempt,
-    (SELECT COUNT(*) FROM {table}
-      WHERE x_org_slug = in_org_slug AND x_pipeline_id = in_pipeline_id
-        AND x_credential_id = in_credential_id AND x_pipeline_run_date = run_date), 0,
-    CURRENT_TIMESTAMP(), DATE(in_ingested_at)
-  FROM UNNEST(in_run_dates) AS run_date;
-  COMMIT TRANSACTION;
-END;
-"""
-
-
-def _indented(sql: str) -> str:
-    return "\n".join(f"    {line}" for line in sql.splitlines())
-
-
-def _literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", " ")
-    return f"'{escaped}'"
