@@ -1,4 +1,4 @@
-"""The tick: hints for what is due, and the sweeps of quota. Called every minute, or more often."""
+"""The tick: hints for what is due, and an orderly quota. Called every minute, or more often."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def scheduler(request: Request) -> Response:
     except Unavailable as error:
         return Response(str(error), status=503, mimetype="text/plain")
     return Response(
-        f"hints={done.hints} expired={done.expired} orphans={done.orphans}\n",
+        f"hints={done.hints} expired={done.expired} orphans={done.orphans} purged={done.purged}\n",
         mimetype="text/plain",
     )

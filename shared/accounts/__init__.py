@@ -1,7 +1,7 @@
 """The port of accounts: organizations, their plan, their API keys, and the quota of runs.
 
-A reservation is keyed by its run id, and its row is never deleted when it is settled: so reserving,
-settling, releasing and expiring may each happen twice, late, or in any order, and count once.
+A reservation is keyed by its run id, and its row stays when it is settled, for as long as its run: so
+reserving, settling, releasing and expiring may each happen twice, late, or in any order, and count once.
 """
 
 from __future__ import annotations
@@ -176,6 +176,12 @@ class Accounts(Protocol):
 
     def orphans(self, created_before: datetime, limit: int = 100) -> list[Orphan]:
         """Held, unconfirmed reservations older than that."""
+
+    def purge(self, created_before: datetime, limit: int = 1_000) -> int:
+        """Deletes reservations that are over and older than that, the oldest first; the count of them.
+
+        After that nothing makes their run ids' second settle once: only for runs that are long gone.
+        """
 
     def usage(self, org: str, now: datetime) -> Usage | None:
         """Rolled over to today and this month; None for an unknown organization."""

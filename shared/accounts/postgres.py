@@ -130,6 +130,16 @@ SELECT run_id, org FROM accounts.reservations
 WHERE status = 'held' AND NOT confirmed AND created_at < %(before)s
 ORDER BY created_at, run_id COLLATE "C" LIMIT %(limit)s
 """
+# Whoever holds a row is about to count it; it is purged with the next batch.
+_PURGE = """
+WITH old AS (
+    SELECT run_id FROM accounts.reservations
+    WHERE created_at < %(before)s AND status <> 'held'
+    ORDER BY created_at LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM accounts.reservations AS r USING old WHERE r.run_id = old.run_id RETURNING r.run_id
+"""
 _USAGE = """
 SELECT s.status, s.daily, s.monthly, s.concurrent, u.concurrent,
     CASE WHEN u.day >= %(day)s THEN u.today ELSE 0 END,
@@ -339,6 +349,9 @@ class PostgresAccounts:
     def orphans(self, created_before: datetime, limit: int = 100) -> list[Orphan]:
         rows = self._ask(_ORPHANS, {"before": created_before, "limit": limit})
         return [Orphan(*row) for row in rows]
+
+    def purge(self, created_before: datetime, limit: int = 1_000) -> int:
+        return len(self._ask(_PURGE, {"before": created_before, "limit": limit}))
 
     def usage(self, org: str, now: datetime) -> Usage | None:
         if not SLUG.fullmatch(org):

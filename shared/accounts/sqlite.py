@@ -69,6 +69,8 @@ CREATE TABLE IF NOT EXISTS reservations (
 -- As small as the number of runs at work, so the sweep and the orphans scan it whole.
 CREATE INDEX IF NOT EXISTS reservations_held ON reservations (org, expires_at)
     WHERE status = 'held';
+CREATE INDEX IF NOT EXISTS reservations_over ON reservations (created_at)
+    WHERE status <> 'held';
 
 CREATE TABLE IF NOT EXISTS api_keys (
     key_id TEXT PRIMARY KEY,
@@ -153,6 +155,10 @@ _CONFIRM = "UPDATE reservations SET confirmed = 1 WHERE run_id = ? AND status = 
 _ORPHANS = (
     "SELECT run_id, org FROM reservations WHERE status = 'held' AND NOT confirmed "
     "AND created_at < ? ORDER BY created_at, run_id LIMIT ?"
+)
+_OVER = (
+    "SELECT run_id FROM reservations WHERE status <> 'held' AND created_at < ? "
+    "ORDER BY created_at LIMIT ?"
 )
 
 _KEY_COLUMNS = "key_id, org, name, scopes, created_at, expires_at, revoked_at, last_used_at"
@@ -387,6 +393,19 @@ class SqliteAccounts:
             lambda db: db.execute(_ORPHANS, (_micros(created_before), limit)).fetchall()
         )
         return [Orphan(*row) for row in rows]
+
+    def purge(self, created_before: datetime, limit: int = 1_000) -> int:
+        # Read first: nearly always there is none, and a writer would make all others wait.
+        over = self._journal.read(
+            lambda db: db.execute(_OVER, (_micros(created_before), limit)).fetchall()
+        )
+        if over:
+            # What is over stays over, so it may be deleted by its id alone.
+            self._journal.write(
+                lambda db: db.executemany("DELETE FROM reservations WHERE run_id = ?", over),
+                wait=False,
+            )
+        return len(over)
 
     def usage(self, org: str, now: datetime) -> Usage | None:
         row = self._journal.read(lambda db: _standing(db, org, _day(now)))

@@ -1,4 +1,4 @@
-"""What the clock brings about: hints for runs that are due, and sweeps of quota.
+"""What the clock brings about: hints for runs that are due, and an orderly quota.
 
 Never runs a step and never changes a run: it puts work back at the door, and is safe at any time, any
 number of times, at once.
@@ -6,6 +6,7 @@ number of times, at once.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import NamedTuple
 
 from shared.app import App
@@ -16,6 +17,7 @@ from shared.engine.submit import tombstone
 
 _PAGE = 500
 _PAGES = 20
+_KEEP_RESERVATIONS = timedelta(days=400)  # as long as the runs they belong to
 
 _NO_PLAN = Plan(
     address="", pipeline_id="", provider="", domain="", version="", config_hash="", steps=()
@@ -28,11 +30,18 @@ class Ticked(NamedTuple):
     hints: int
     expired: int
     orphans: int
+    purged: int
 
 
 def tick(app: App) -> Ticked:
     """One tick. Raises Unavailable; the next tick does what this one could not."""
-    return Ticked(_hint_due_runs(app), app.accounts.sweep(app.now()), _settle_orphans(app))
+    return Ticked(
+        hints=_hint_due_runs(app),
+        expired=app.accounts.sweep(app.now()),
+        orphans=_settle_orphans(app),
+        # One batch: a tick stays short, and the next ones come.
+        purged=app.accounts.purge(app.now() - _KEEP_RESERVATIONS),
+    )
 
 
 def _hint_due_runs(app: App) -> int:

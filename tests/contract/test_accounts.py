@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import shutil
 import tempfile
 import threading
@@ -332,6 +333,66 @@ def test_a_run_that_never_was_gives_its_day_back_after_expiry_too(accounts: Acco
     assert counters(accounts) == (0, 0, 0, 0, 0)
 
 
+def test_a_purge_deletes_what_is_over_and_old_and_changes_no_counter(accounts: Accounts) -> None:
+    unlimit(accounts)
+    for run_id in ("settled", "released", "held"):
+        accounts.reserve(run_id, "acme", NOON, NOON + 9 * HOUR)
+    reserve(accounts, "expired")
+    settle(accounts, "settled")
+    accounts.release("released")
+    settle(accounts, "void")
+    late = NOON + 2 * HOUR
+    reserve(accounts, "young", late)
+    settle(accounts, "young", late)
+    accounts.sweep(late)
+    before = counters(accounts)
+    assert accounts.purge(NOON) == 0
+    assert accounts.purge(late) == 4
+    assert accounts.purge(late) == 0
+    assert counters(accounts) == before
+    assert reserve(accounts, "held") == Reserved(NOON + 9 * HOUR)
+    assert reserve(accounts, "young", late) == Spent(ReservationStatus.SETTLED)
+    for run_id in ("settled", "released", "expired", "void"):
+        assert reserve(accounts, run_id, late) == Reserved(late + HOUR), run_id
+
+
+def test_a_purge_takes_the_oldest_first_and_no_more_than_asked(accounts: Accounts) -> None:
+    unlimit(accounts)
+    for number in (3, 1, 4, 2, 0):
+        reserve(accounts, f"r{number}", NOON + number * MINUTE)
+        settle(accounts, f"r{number}", NOON + number * MINUTE)
+    assert accounts.purge(NOON + HOUR, 2) == 2
+    there = [reserve(accounts, f"r{number}") for number in range(5)]
+    assert there.count(Spent(ReservationStatus.SETTLED)) == 3
+    assert there[:2] == [Reserved(NOON + HOUR)] * 2
+    assert accounts.purge(NOON + HOUR, 5) == 3
+
+
+def test_purges_at_once_beside_settles_leave_the_counters_true(accounts: Accounts) -> None:
+    unlimit(accounts)
+    for number in range(40):
+        reserve(accounts, f"r{number}")
+    accounts.sweep(NOON + 2 * HOUR)
+
+    def settle_some(first: int) -> None:
+        for number in range(first, first + 10):
+            settle(accounts, f"r{number}", NOON + 2 * HOUR)
+
+    def purge_some() -> None:
+        for _ in range(10):
+            accounts.purge(NOON + HOUR, 3)
+
+    threads = [threading.Thread(target=settle_some, args=(first,)) for first in (0, 10, 20, 30)]
+    threads += [threading.Thread(target=purge_some) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    concurrent, today, month, succeeded, _ = counters(accounts)
+    assert (concurrent, today, month) == (0, 40, 40)
+    assert succeeded <= 40  # one purged before its settle is no longer known
+
+
 def test_a_run_id_of_another_organization_is_a_conflict_and_takes_nothing(
     accounts: Accounts,
 ) -> None:
@@ -531,6 +592,7 @@ def test_a_fault_of_the_database_is_never_a_refusal(backend: Backend, accounts: 
         lambda: accounts.release("r1"),
         lambda: accounts.confirm("r1"),
         lambda: accounts.sweep(NOON),
+        lambda: accounts.purge(NOON),
         lambda: accounts.orphans(NOON),
         lambda: accounts.usage("acme", NOON),
         lambda: accounts.organization("acme"),
@@ -860,6 +922,7 @@ class AnyOrder(RuleBasedStateMachine):
     """The counters equal a recount of every reservation there ever was."""
 
     make: Callable[[Path], Backend]
+    limits = SMALL
 
     def __init__(self) -> None:
         super().__init__()
@@ -877,7 +940,7 @@ class AnyOrder(RuleBasedStateMachine):
     def organizations(self) -> None:
         for org in ORGS:
             self.accounts.create_organization(org, org, "starter", self.now)
-            self.accounts.set_plan(org, "starter", SMALL)
+            self.accounts.set_plan(org, "starter", self.limits)
 
     @rule(minutes=st.sampled_from([1, 30, 59, 120, 60 * 24, 60 * 24 * 31]))
     def time_passes(self, minutes: int) -> None:
@@ -896,10 +959,18 @@ class AnyOrder(RuleBasedStateMachine):
             assert answer == (Reserved(row.expires_at) if held else Spent(row.status))
             return
         concurrent, today, month, _, _ = self.truth(org)
-        if month >= 6 or today >= 4 or concurrent >= 2:
-            limit = "monthly" if month >= 6 else "daily" if today >= 4 else "concurrent"
+        reached = [
+            name
+            for name, used, limit in (
+                ("monthly", month, self.limits.monthly),
+                ("daily", today, self.limits.daily),
+                ("concurrent", concurrent, self.limits.concurrent),
+            )
+            if limit is not None and used >= limit
+        ]
+        if reached:
             assert isinstance(answer, Refused)
-            assert answer.limit_type == limit
+            assert answer.limit_type == reached[0]
             assert answer.used >= answer.limit
             return
         assert answer == Reserved(expires_at)
@@ -1003,3 +1074,45 @@ def test_in_any_order_with_crashes_the_counters_equal_a_recount(name: str) -> No
             print_blob=True,
         ),
     )
+
+
+class LongHistory(AnyOrder):
+    """Runs come and go: an operation is of one of the ten newest."""
+
+    limits = Limits(daily=None, monthly=None, concurrent=3)
+    newest = 9
+
+    def name(self, run: int) -> tuple[str, str]:
+        return super().name(self.newest - run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_10_000_random_reservations_settlements_and_crashes_count_what_happened(name: str) -> None:
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    machine = type("LongHistory", (LongHistory,), {"make": staticmethod(BACKENDS[name])})()
+    operations: dict[Callable[[], None], int] = {
+        lambda: machine.reserve(chance.randrange(10), chance.choice([5, 90, 60 * 30])): 40,
+        lambda: machine.settle(
+            chance.randrange(10), chance.random() < 0.5, chance.random() < 0.3
+        ): 40,
+        lambda: machine.release(chance.randrange(10)): 8,
+        lambda: machine.time_passes(chance.choice([1, 30, 120])): 8,
+        machine.sweep: 3,
+        machine.crash: 1,
+    }
+    try:
+        machine.organizations()
+        for number in range(10_000):
+            chance.choices([*operations], [*operations.values()])[0]()
+            if number % 4 == 0:
+                machine.newest += 1
+            if number % 100 == 0:
+                machine.counters_equal_the_truth()
+        machine.counters_equal_the_truth()
+    except AssertionError:
+        print(f"seed {seed}")
+        raise
+    finally:
+        machine.teardown()

@@ -215,11 +215,39 @@ def test_every_table_has_row_level_security_and_no_function_its_owners_rights(
         assert [name for name, _, definer in db.execute(FUNCTIONS) if definer] == []
 
 
-def test_the_engine_deletes_nothing_and_changes_no_table(postgres: Postgres, database: str) -> None:
+def test_the_engine_deletes_only_reservations_that_are_over(
+    postgres: Postgres, database: str, accounts: PostgresAccounts
+) -> None:
+    accounts.set_plan("acme", "enterprise")
+    for run_id in ("over", "held"):
+        accounts.reserve(run_id, "acme", NOON, NOON + HOUR)
+    accounts.settle("over", "acme", NOON, succeeded=True, our_fault=False)
+    with contextlib.closing(psycopg.connect(postgres.dsn(database), autocommit=True)) as db:
+        assert db.execute("delete from accounts.reservations").rowcount == 1
+        assert db.execute("select run_id from accounts.reservations").fetchall() == [("held",)]
+
+
+def test_a_purge_waits_for_nobody(
+    postgres: Postgres, database: str, accounts: PostgresAccounts
+) -> None:
+    accounts.set_plan("acme", "enterprise")
+    for run_id in ("r1", "r2"):
+        accounts.reserve(run_id, "acme", NOON, NOON + HOUR)
+        accounts.settle(run_id, "acme", NOON, succeeded=True, our_fault=False)
+    with psycopg.connect(postgres.dsn(database, "postgres")) as db:
+        db.execute("select from accounts.reservations where run_id = 'r1' for update")
+        assert accounts.purge(NOON + HOUR) == 1
+    assert accounts.purge(NOON + HOUR) == 1
+
+
+def test_the_engine_deletes_nothing_else_and_changes_no_table(
+    postgres: Postgres, database: str
+) -> None:
     with contextlib.closing(psycopg.connect(postgres.dsn(database), autocommit=True)) as db:
         for statement in (
-            "delete from accounts.reservations",
-            "truncate accounts.usage",
+            "delete from accounts.usage",
+            "delete from accounts.organizations",
+            "truncate accounts.reservations",
             "alter table accounts.usage disable row level security",
             "create table accounts.mine ()",
         ):
