@@ -15,13 +15,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from shared.channel import CHANNEL_OPTIONS
 from shared.errors import ConfigError, Fault, PipelinesError, Terminal, Unavailable
 
 TIMEOUT_SECONDS = 3.0
 TRIES = 3
 _FIRST_PAUSE = 0.05
 _HOST = "cloudkms.googleapis.com"
-_CHANNEL: list[tuple[str, Any]] = [("grpc.keepalive_time_ms", 30_000)]
 _KEY = re.compile(r"projects/[^/\s]+/locations/[^/\s]+/keyRings/[^/\s]+/cryptoKeys/[^/\s]+")
 _ROLE = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
 
@@ -186,11 +186,13 @@ class KmsKeyRing:
 
         try:
             if self._emulator is None:
-                channel = KeyManagementServiceGrpcTransport.create_channel(_HOST, options=_CHANNEL)
+                channel = KeyManagementServiceGrpcTransport.create_channel(
+                    _HOST, options=CHANNEL_OPTIONS
+                )
             else:
                 import grpc  # type: ignore[import-untyped]  # noqa: PLC0415  # has no stubs
 
-                channel = grpc.insecure_channel(self._emulator, options=_CHANNEL)
+                channel = grpc.insecure_channel(self._emulator, options=CHANNEL_OPTIONS)
             return KeyManagementServiceClient(
                 transport=KeyManagementServiceGrpcTransport(channel=channel)
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
 import subprocess
@@ -350,14 +351,15 @@ def test_what_does_not_mend_is_unavailable_and_never_a_key(
 
 
 @pytest.mark.cloud
+@pytest.mark.parametrize("fault", [Fault.KEY_UNVERIFIED, Fault.CONTEXT_UNVERIFIED])
 def test_a_key_that_kms_did_not_get_whole_is_not_taken_for_wrapped(
-    kms_ring: KmsKeyRing, server: KmsServer
+    kms_ring: KmsKeyRing, server: KmsServer, fault: Fault
 ) -> None:
-    server.faults.append(Fault.UNVERIFIED)
+    server.faults.append(fault)
     wrapped = kms_ring.wrap(KEY, b"acme")
     assert server.calls["encrypt"] == 2
     assert kms_ring.unwrap(wrapped, b"acme") == KEY
-    server.faults.extend([Fault.UNVERIFIED] * TRIES)
+    server.faults.extend([fault] * TRIES)
     with pytest.raises(Unavailable, match="damaged on its way"):
         kms_ring.wrap(KEY, b"acme")
 
@@ -383,6 +385,25 @@ def test_no_server_at_all_is_unavailable_within_seconds() -> None:
         ring.unwrap(b"wrapped", b"acme")
     assert time.monotonic() - began < 10
     ring.close()
+
+
+@pytest.mark.cloud
+def test_a_server_that_comes_back_is_found_within_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port: int = closed.getsockname()[1]
+    ring = KmsKeyRing(kms.KEY, sleep=time.sleep, random=random.random, emulator=f"127.0.0.1:{port}")
+    for _ in range(10):  # by itself gRPC waits longer and longer for the next try
+        with pytest.raises(Unavailable):
+            ring.wrap(KEY, b"acme")
+    back = KmsServer(port)
+    until = time.monotonic() + 10
+    wrapped = b""
+    while not wrapped and time.monotonic() < until:
+        with contextlib.suppress(Unavailable):
+            wrapped = ring.wrap(KEY, b"acme")
+    assert ring.unwrap(wrapped, b"acme") == KEY
+    ring.close()
+    back.stop()
 
 
 @pytest.mark.cloud

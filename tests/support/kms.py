@@ -33,7 +33,8 @@ class Fault(Enum):
     SLOW = "no answer in time"
     DENIED = "the caller may not"
     DAMAGED_REQUEST = "the checksum of what arrived is wrong"
-    UNVERIFIED = "the checksums that were sent did not arrive"
+    KEY_UNVERIFIED = "the checksum of the plaintext did not arrive"
+    CONTEXT_UNVERIFIED = "the checksum of the additional data did not arrive"
     DAMAGED_ANSWER = "the checksum of the answer is wrong"
 
 
@@ -46,7 +47,8 @@ class _Version:
 class KmsServer:
     """A server at `host` (HOST:PORT). `calls` counts them by method; `faults` has what comes next."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        """On a free port where none is named."""
         self.calls: Counter[str] = Counter()
         self.faults: deque[Fault] = deque()
         self._keys: dict[str, list[_Version]] = {}
@@ -60,7 +62,7 @@ class KmsServer:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(name, handlers),)
         )
-        self.host = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.host = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         self._server.start()
         self.rotate()
 
@@ -95,8 +97,8 @@ class KmsServer:
             name=f"{request.name}/cryptoKeyVersions/{primary}",
             ciphertext=header + nonce + sealed,
             ciphertext_crc32c=_said(header + nonce + sealed, fault),
-            verified_plaintext_crc32c=fault is not Fault.UNVERIFIED,
-            verified_additional_authenticated_data_crc32c=fault is not Fault.UNVERIFIED,
+            verified_plaintext_crc32c=fault is not Fault.KEY_UNVERIFIED,
+            verified_additional_authenticated_data_crc32c=fault is not Fault.CONTEXT_UNVERIFIED,
         )
 
     def _decrypt(self, request: Any, context: Any) -> Any:
