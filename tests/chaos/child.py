@@ -15,9 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
 from datetime import timedelta
-from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,17 +24,16 @@ import msgspec
 
 from shared.app import App
 from shared.bootstrap.embedded import open_embedded
-from shared.core.run import EMBEDDED_TIMING, Attempt, Run
+from shared.core.run import EMBEDDED_TIMING
 from shared.core.secret import Secret
 from shared.engine.submit import Submission, submit
 from shared.log import Level
 from shared.settings import Settings
 from shared.state import HistoryFilter
-from tests.chaos.proxies import Kill, Notes, Points, wrapped
+from tests.chaos.left import Ended, ended, left
+from tests.chaos.proxies import Kill, LifePoints, Notes, wrapped
+from tests.chaos.scenes import Ask, Result
 
-TABLES = ("aws_focus", "focus_costs")
-_COSTS = ("BilledCost", "ContractedCost", "EffectiveCost", "ListCost")
-_OF_THE_RUN = ("x_org_slug", "x_run_id", "x_ingested_at", "x_ingestion_date")
 _ALL = HistoryFilter()
 # The nets are far below: what goes on after a restart in less time goes on by the restart itself.
 TIMING = msgspec.structs.replace(
@@ -45,15 +42,6 @@ TIMING = msgspec.structs.replace(
     requeue=timedelta(seconds=30),
     effects_delay=timedelta(seconds=30),
 )
-
-
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """A run to submit; the key makes a restarted process find the one it had submitted."""
-
-    org: str
-    address: str
-    key: str
-    day: str
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,66 +60,12 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     limit_seconds: float = 60
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as it stands at the end of a life."""
-
-    run: Run
-    attempts: list[Attempt]
-
-
-class Used(msgspec.Struct, frozen=True, kw_only=True):
-    """What an organization's quota says."""
-
-    concurrent: int
-    today: int
-    month: int
-    succeeded: int
-    failed: int
-
-
-class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """A table without what depends on the run that wrote it and on whose it is."""
-
-    rows: int
-    digest: str
-    sums: tuple[str, ...]
-
-
-class Loaded(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `_loads`."""
-
-    table: str
-    slice: str
-    run_id: str
-    step_id: str
-    attempt: int
-    rows: int
-    rejected: int
-
-
 class Birth(msgspec.Struct, frozen=True, kw_only=True):
     """What a life found: the steps that somebody was at, and the ended runs that still hold quota."""
 
     at: float
     released: list[tuple[str, str]]
     unsettled: list[str]
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a life left."""
-
-    runs: dict[str, Ended]
-    used: dict[str, Used]
-    tables: dict[str, dict[str, Held]]
-    loads: dict[str, list[Loaded]]
-    rejects: dict[str, int]
-    dead_letters: list[str]
-    changed: list[str]  # attempts that were closed at its birth and are not what they were
-    executions: dict[str, int]
-    passages: dict[str, int]
-    commits: list[int]
-    open_seconds: float
-    seconds: float
 
 
 def live(life: Life) -> None:
@@ -147,20 +81,20 @@ def live(life: Life) -> None:
         log_level=Level.ERROR,
     )
     notes = Notes(Path(life.notes))
-    points = Points(life.kill, notes)
-    executions: Counter[tuple[str, str]] = Counter()
+    twice = None if life.twice is None else Random(life.twice)
+    points = LifePoints(life.kill, notes, twice)
     found: dict[str, Ended] = {}
 
     def wrap(app: App) -> App:
         # Nothing is delivered yet: what is there now was left by the life before.
         for org in {ask.org for ask in life.asks}:
             page = app.runs.history(org, _ALL)
-            found.update({run.run_id: _ended(app, run.run_id) for run in page.runs})
+            found.update({run.run_id: ended(app, run.run_id) for run in page.runs})
         notes.add("born", msgspec.json.encode(_birth(born, found)).decode())
-        return wrapped(app, points, executions, None if life.twice is None else Random(life.twice))
+        _acknowledged(app.bus, points)
+        return wrapped(app, points)
 
     embedded = open_embedded(settings, timing=TIMING, wrap=wrap)
-    opened = time.time()
     app = embedded.engine.app
     for org in life.organizations:
         app.accounts.create_organization(org, org, "enterprise", app.now())
@@ -180,11 +114,22 @@ def live(life: Life) -> None:
     while _messages(app):
         time.sleep(0.002)
     if life.asks:
-        times = opened - born, time.time() - born
-        result = _result(app, life, points, executions, found, run_ids, times)
+        result = _result(app, life, points, found, run_ids, born)
         Path(life.out).write_bytes(msgspec.json.encode(result))
     embedded.close()
     faulthandler.cancel_dump_traceback_later()
+
+
+def _acknowledged(bus: Any, points: LifePoints) -> None:
+    """Has the bus pass a point between each answer and its acknowledgement."""
+    deliver = bus._deliver
+
+    def counted(path: str, body: bytes) -> Any:
+        answer = deliver(path, body)
+        points.passing("ack.before")
+        return answer
+
+    bus._deliver = counted
 
 
 def _birth(at: float, found: dict[str, Ended]) -> Birth:
@@ -192,14 +137,14 @@ def _birth(at: float, found: dict[str, Ended]) -> Birth:
         at=at,
         released=[
             (run_id, step_id)
-            for run_id, ended in found.items()
-            for step_id, state in ended.run.steps.items()
+            for run_id, there in found.items()
+            for step_id, state in there.run.steps.items()
             if state.status.released
         ],
         unsettled=[
             run_id
-            for run_id, ended in found.items()
-            if ended.run.status.terminal and not ended.run.effects_done
+            for run_id, there in found.items()
+            if there.run.status.terminal and not there.run.effects_done
         ],
     )
 
@@ -216,91 +161,31 @@ def _messages(app: App) -> int:
     return count
 
 
-def _ended(app: App, run_id: str) -> Ended:
-    stored = app.runs.run(run_id)
-    if stored is None:
-        raise AssertionError(run_id)
-    return Ended(run=stored.run, attempts=app.runs.attempts_of(run_id))
-
-
 def _result(
     app: App,
     life: Life,
-    points: Points,
-    executions: Counter[tuple[str, str]],
+    points: LifePoints,
     found: dict[str, Ended],
     run_ids: list[str],
-    times: tuple[float, float],
+    born: float,
 ) -> Result:
-    ended = {run_id: _ended(app, run_id) for run_id in run_ids}
-    orgs = {ask.org for ask in life.asks}
+    executions = {f"{run} {step}": count for (run, step), count in points.executions.items()}
     passages = dict(points.counts)  # before the questions below are counted, too
+    now = {run_id: ended(app, run_id) for run_id in found}
+    seconds = time.time() - born
     return Result(
-        runs=ended,
-        used={org: _used(app, org) for org in orgs},
-        tables={org: {table: _held(app, org, table) for table in TABLES} for org in orgs},
-        loads={org: _loads(app, org) for org in orgs},
-        rejects={org: len(_query(app, org, "SELECT 1 AS one FROM _rejects").rows) for org in orgs},
-        dead_letters=[letter.reason for letter in app.bus.dead_letters()],
+        left=left(app, run_ids, {ask.org: ask.org for ask in life.asks}),
         changed=[
             f"{run_id} {was.key}"
             for run_id, before in found.items()
             for was in before.attempts
-            if was.closed and was not in _ended(app, run_id).attempts
+            if was.closed and was not in now[run_id].attempts
         ],
-        executions={f"{run} {step}": count for (run, step), count in executions.items()},
+        executions=executions,
         passages=passages,
         commits=points.commits,
-        open_seconds=times[0],
-        seconds=times[1],
+        seconds=seconds,
     )
-
-
-def _used(app: App, org: str) -> Used:
-    usage = app.accounts.usage(org, app.now())
-    if usage is None:
-        raise AssertionError(org)
-    return Used(
-        concurrent=usage.concurrent,
-        today=usage.today,
-        month=usage.month,
-        succeeded=usage.succeeded,
-        failed=usage.failed,
-    )
-
-
-def _query(app: App, org: str, sql: str) -> Any:
-    return app.warehouse().query(f"{org}_test", sql, {}, limit=1_000_000)
-
-
-def _held(app: App, org: str, table: str) -> Held:
-    answer = _query(app, org, f"SELECT * FROM {table}")
-    kept = [i for i, name in enumerate(answer.columns) if name not in _OF_THE_RUN]
-    owner = answer.columns.index("x_org_slug")
-    if any(row[owner] != org for row in answer.rows):
-        raise AssertionError(f"{table} of {org} has rows of somebody else")
-    rows = sorted(repr([row[i] for i in kept]) for row in answer.rows)
-    places = [answer.columns.index(cost) for cost in _COSTS]
-    return Held(
-        rows=len(rows),
-        digest=sha256("\n".join(rows).encode()).hexdigest(),
-        sums=tuple(str(sum(row[place] for row in answer.rows)) for place in places),
-    )
-
-
-def _loads(app: App, org: str) -> list[Loaded]:
-    return [
-        Loaded(
-            table=loaded.table,
-            slice=" ".join(map(str, loaded.slice)),
-            run_id=loaded.run_id,
-            step_id=loaded.step_id,
-            attempt=loaded.attempt,
-            rows=loaded.rows,
-            rejected=loaded.rejected,
-        )
-        for loaded in app.warehouse().loads(f"{org}_test")
-    ]
 
 
 def _serve() -> None:

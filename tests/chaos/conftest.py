@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from shared.settings import ROOT
-from tests.chaos.world import Played, World
+from tests.chaos.scenes import Played
+from tests.chaos.world import World
 
 SEEDS = 5  # in CI, beside a scene for every point
 

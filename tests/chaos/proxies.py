@@ -1,4 +1,4 @@
-"""Ports that count who passes, and end the process at the passage they were told.
+"""Ports that count who passes, and end or freeze the process at the passage they were told.
 
 Each proxy does what its port does. What no test could see from the documents afterwards (a step that
 started before its run knew of it, an attempt closed twice) is noted where it happens.
@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ POINTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class Kill(msgspec.Struct, frozen=True, kw_only=True):
+class Kill(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Die at that passage of the point.
 
     `durable`: what was written so far is on the disk by then; else the journal's tail is lost with the
@@ -60,6 +61,13 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True):
     delay_seconds: float = 0
 
 
+class Freeze(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Stand still at that passage of the point, until somebody sends SIGCONT."""
+
+    point: str
+    passage: int = 1
+
+
 class Notes:
     """Lines that survive the process: what was hit, and what must not have happened."""
 
@@ -69,41 +77,108 @@ class Notes:
     def add(self, kind: str, text: str) -> None:
         os.write(self._file, json.dumps([kind, text]).encode() + b"\n")
 
+    def close(self) -> None:
+        os.close(self._file)
 
-class Points:
-    """Counts every passage of every point, and dies at the one that `kill` names."""
 
-    def __init__(self, kill: Kill | None, notes: Notes) -> None:
-        self.kill = kill
-        self.notes = notes
-        self.counts: Counter[str] = Counter()
-        self.commits: list[int] = []  # the passages of load.check that a COMMIT followed
-        self.sync: Callable[[], None] = lambda: None
-        self._lock = threading.Lock()
+class Points(ABC):
+    """What the proxies tell of: passages, and the few things that only they can see."""
 
+    sync: Callable[[], None] = staticmethod(lambda: None)
+
+    @abstractmethod
     def passing(self, point: str) -> None:
-        with self._lock:
-            self.counts[point] += 1
-            kill = self.kill
-            if kill is None or kill.point != point or self.counts[point] != kill.passage:
-                return
-        if kill.delay_seconds:
-            threading.Timer(kill.delay_seconds, self._die, [kill]).start()
-        else:
-            self._die(kill)
+        """May be the end of the process."""
 
-    def _die(self, kill: Kill) -> None:
-        if kill.durable:
-            self.sync()
-        self.notes.add("hit", kill.point)
-        os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(60)  # the signal is on its way
+    @abstractmethod
+    def note(self, kind: str, text: str) -> None:
+        """Adds to the notes."""
+
+    @abstractmethod
+    def committed(self) -> None:
+        """The last passage of load.check was followed by a COMMIT."""
+
+    @abstractmethod
+    def ran(self, step: StepContext) -> None:
+        """The step's processor is about to begin."""
+
+    @abstractmethod
+    def closed(self, attempt: Attempt, how: Close) -> None:
+        """The write that closes the attempt has won."""
+
+    @property
+    @abstractmethod
+    def twice(self) -> Random | None:
+        """What says in which order messages come, when every one comes two times."""
 
     @contextmanager
     def around(self, what: str) -> Iterator[None]:
         self.passing(f"{what}.before")
         yield
         self.passing(f"{what}.after")
+
+    def violation(self, text: str) -> None:
+        self.note("violation", text)
+
+    def strike(self, kill: Kill | Freeze, group: bool = False) -> None:
+        """Does what `kill` says, to this process or to its whole group."""
+        if isinstance(kill, Freeze):
+            self.note("frozen", json.dumps([os.getpid(), kill.point]))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif kill.delay_seconds:
+            threading.Timer(kill.delay_seconds, self._die, [kill, group]).start()
+        else:
+            self._die(kill, group)
+
+    def _die(self, kill: Kill, group: bool) -> None:
+        if kill.durable:
+            self.sync()
+        self.note("hit", kill.point)
+        if group:
+            os.killpg(0, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)  # the signal is on its way
+
+
+class LifePoints(Points):
+    """Those of one process that is everything: counted from its birth."""
+
+    def __init__(self, kill: Kill | None, notes: Notes, twice: Random | None) -> None:
+        self.counts: Counter[str] = Counter()
+        self.commits: list[int] = []  # the passages of load.check that a COMMIT followed
+        self.executions: Counter[tuple[str, str]] = Counter()
+        self._kill = kill
+        self._notes = notes
+        self._twice = twice
+        self._closed: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def twice(self) -> Random | None:
+        return self._twice
+
+    def note(self, kind: str, text: str) -> None:
+        self._notes.add(kind, text)
+
+    def passing(self, point: str) -> None:
+        with self._lock:
+            self.counts[point] += 1
+            kill = self._kill
+            if kill is None or kill.point != point or self.counts[point] != kill.passage:
+                return
+        self.strike(kill)
+
+    def committed(self) -> None:
+        self.commits.append(self.counts["load.check"])
+
+    def ran(self, step: StepContext) -> None:
+        self.executions[step.run_id, step.step_id] += 1
+
+    def closed(self, attempt: Attempt, how: Close) -> None:
+        key = (attempt.run_id, attempt.key)
+        self._closed[key] += 1
+        if self._closed[key] > 1:
+            self.violation(f"{key} was closed twice")
 
 
 class _Proxy:
@@ -119,10 +194,6 @@ class _Proxy:
 
 class RunsProxy(_Proxy):
     _port: RunStore
-
-    def __init__(self, port: RunStore, points: Points) -> None:
-        super().__init__(port, points)
-        self._closed: Counter[tuple[str, str]] = Counter()
 
     def create_run(self, run: Run, plan: Plan, writer: str) -> bool:
         with self._points.around("run"):
@@ -143,22 +214,21 @@ class RunsProxy(_Proxy):
         with self._points.around("attempt"):
             won = self._port.close_attempt(stored, how)
             if won:
-                key = (stored.attempt.run_id, stored.attempt.key)
-                self._closed[key] += 1
-                if self._closed[key] > 1:
-                    self._points.notes.add("violation", f"{key} was closed twice")
+                self._points.closed(stored.attempt, how)
         return won
 
     def _known(self, attempt: Attempt) -> None:
         stored = self._port.run(attempt.run_id)
         if stored is None:
-            self._points.notes.add("violation", f"{attempt.key} was claimed before its run was")
+            self._points.violation(f"{attempt.key} was claimed before its run was")
             return
         state = stored.run.steps[attempt.step_id]
         if state.status is StepStatus.PENDING or state.attempt < attempt.number:
-            self._points.notes.add("violation", f"{attempt.key} was claimed before it was released")
+            self._points.violation(f"{attempt.key} was claimed before it was released")
         if stored.run.status.terminal:
-            self._points.notes.add("violation", f"{attempt.key} was claimed after the run's end")
+            there = self._port.attempt(attempt.run_id, attempt.step_id, attempt.number)
+            if there is None or not there.attempt.closed:
+                self._points.violation(f"{attempt.key} was claimed after the run's end")
 
 
 class AccountsProxy(_Proxy):
@@ -167,7 +237,7 @@ class AccountsProxy(_Proxy):
             return self._port.reserve(*args, **kwargs)
 
     def settle(self, run_id: str, *args: Any, **kwargs: Any) -> None:
-        self._points.notes.add("settling", json.dumps([run_id, time.time()]))
+        self._points.note("settling", json.dumps([run_id, time.time()]))
         with self._points.around("settle"):
             self._port.settle(run_id, *args, **kwargs)
 
@@ -175,30 +245,19 @@ class AccountsProxy(_Proxy):
 class BusProxy(_Proxy):
     """With `twice`, every message comes two times, and any two of them in any order."""
 
-    def __init__(
-        self, port: Any, points: Points, twice: Random | None, now: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, port: Any, points: Points, now: Callable[[], datetime]) -> None:
         super().__init__(port, points)
-        self._twice = twice
         self._now = now
-        deliver = port._deliver
-
-        def counted(path: str, body: bytes) -> Any:
-            answer = deliver(path, body)
-            points.passing("ack.before")
-            return answer
-
-        port._deliver = counted
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
-        if self._twice is not None:
-            messages = [self._late(message) for message in messages for _ in range(2)]
-            self._twice.shuffle(messages)
+        chance = self._points.twice
+        if chance is not None:
+            messages = [self._late(message, chance) for message in messages for _ in range(2)]
+            chance.shuffle(messages)
         with self._points.around("publish"):
             self._port.publish(messages)
 
-    def _late(self, message: Outgoing) -> Outgoing:
-        chance = self._twice or Random()
+    def _late(self, message: Outgoing, chance: Random) -> Outgoing:
         if chance.random() < 0.4:
             return message
         at = self._now() + timedelta(seconds=chance.uniform(0, 0.08))
@@ -227,7 +286,7 @@ class WarehouseProxy(_Proxy):
     def _whole(self, work: Callable[[], LoadReceipt]) -> LoadReceipt:
         self._points.passing("load.enter")
         receipt = work()
-        self._points.commits.append(self._points.counts["load.check"])
+        self._points.committed()
         self._points.passing("load.done")
         return receipt
 
@@ -242,15 +301,13 @@ class ObjectsProxy(_Proxy):
             yield path
 
 
-def wrapped(
-    app: App, points: Points, executions: Counter[tuple[str, str]], twice: Random | None
-) -> App:
+def wrapped(app: App, points: Points) -> App:
     """The application with a proxy at every port, and around every processor."""
     points.sync = app.runs.sync
 
     def counted(made: Processor) -> Processor:
         def run(step: StepContext, config: Any) -> StepResult:
-            executions[step.run_id, step.step_id] += 1
+            points.ran(step)
             points.passing("processor.enter")
             result = made.run(step, config)
             points.passing("processor.exit")
@@ -268,7 +325,7 @@ def wrapped(
     # Structurally these are the ports; `__getattr__` is what a type checker cannot see through.
     proxies: dict[str, Any] = {
         "runs": RunsProxy(app.runs, points),
-        "bus": BusProxy(app.bus, points, twice, app.now),
+        "bus": BusProxy(app.bus, points, app.now),
         "accounts": AccountsProxy(app.accounts, points),
         "warehouse": warehouse,
         "objects": lambda *args: ObjectsProxy(app.objects(*args), points),

@@ -15,7 +15,8 @@ import pytest
 
 from tests.chaos.conftest import Figures
 from tests.chaos.proxies import POINTS, Kill
-from tests.chaos.world import SEVERAL, Outside, Played, Scene, World, drawn, faults, kill_at
+from tests.chaos.scenes import SEVERAL, Blow, Outside, Played, Scene, drawn, faults, kill_at
+from tests.chaos.world import World
 
 pytestmark = pytest.mark.kill
 
@@ -52,8 +53,8 @@ def test_a_kill_at_any_point_changes_nothing_of_the_result(
         chance = Random(seed)
         # Early passages: every process has less of the way before it, but for what it must do again.
         most = max(1, world.clean.passages[names[0]] // KILLS)
-        kills = [kill_at(name, world, chance, most) for name in islice(cycle(names), KILLS)]
-        hits += played(world, Scene(kills=kills), seed, figures).hits
+        kills = [kill_at(name, world.clean, chance, most) for name in islice(cycle(names), KILLS)]
+        hits += played(world, Scene(blows=kills), seed, figures).hits
         if hits.total() >= KILLS and all(hits[name] for name in names):
             return
     pytest.fail(f"{what}: only {dict(hits)} in {SCENES} scenes")
@@ -77,7 +78,7 @@ def test_a_kill_at_every_passage_of_a_point_changes_nothing(
     for passage in range(1, passages + 1):
         for durable in (False, True):
             kill = Kill(point=point, passage=passage, durable=durable)
-            missed += not played(world, Scene(kills=[kill]), first_seed, figures).deaths
+            missed += not played(world, Scene(blows=[kill]), first_seed, figures).deaths
     # Two steps that end at once may be folded, and published for, together: then the last are missing.
     assert missed <= passages // 2, f"{missed} of {2 * passages} kills did not hit"
 
@@ -90,7 +91,7 @@ def test_a_step_whose_message_died_with_the_process_is_sent_again_at_once(
         Kill(point="run.after", durable=True),
         Kill(point="run.after", passage=2, durable=True),
     ]
-    made = played(world, Scene(kills=kills), first_seed, figures)
+    made = played(world, Scene(blows=kills), first_seed, figures)
     assert made.hits == {"run.after": 2}
 
 
@@ -107,12 +108,12 @@ def test_runs_of_several_organizations_survive_the_same_kills(
     world: World, first_seed: int, figures: Figures
 ) -> None:
     chance = Random(first_seed)
-    kills: list[Kill | Outside] = [
-        kill_at("load.check", world, chance),
-        kill_at("attempt.after", world, chance),
+    kills: list[Blow] = [
+        kill_at("load.check", world.clean, chance),
+        kill_at("attempt.after", world.clean, chance),
         Outside(chance.uniform(0.05, world.clean.seconds)),
     ]
-    made = played(world, Scene(kills=kills, asks=SEVERAL), first_seed, figures)
+    made = played(world, Scene(blows=kills, asks=SEVERAL), first_seed, figures)
     assert made.deaths >= 2
 
 
@@ -121,7 +122,7 @@ def test_a_finished_folder_is_left_as_it_is(
 ) -> None:
     # Dies when all is done; what is then started finds the run, and does nothing again.
     kills = [Kill(point="ack.before", passage=world.clean.passages["ack.before"], durable=True)]
-    made = played(world, Scene(kills=kills), first_seed, figures)
+    made = played(world, Scene(blows=kills), first_seed, figures)
     assert made.result.executions == {}
 
 
@@ -129,6 +130,6 @@ def test_a_new_interpreter_goes_on_where_the_killed_one_stood(
     world: World, first_seed: int, figures: Figures
 ) -> None:
     kills = [Kill(point="processor.read", passage=2), Kill(point="load.done", passage=2)]
-    made = played(world, Scene(kills=kills, cold=True), first_seed, figures)
+    made = played(world, Scene(blows=kills, cold=True), first_seed, figures)
     assert made.deaths == 2
     figures.cold(made.resumed)

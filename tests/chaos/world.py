@@ -10,20 +10,18 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from random import Random
-from typing import IO, NamedTuple
+from typing import IO
 
 import msgspec
 
-from shared.core.run import Result as AttemptResult
-from shared.core.run import RunStatus, StepStatus
 from shared.settings import ROOT
-from tests.chaos.child import Ask, Birth, Ended, Life, Loaded, Result
+from tests.chaos.child import Birth, Life
+from tests.chaos.left import Ended, Left
 from tests.chaos.proxies import POINTS, Kill
+from tests.chaos.scenes import Blow, Outside, Played, Result, Scene, faults, kill_at
 from tests.support.exports import Export, row
 
 HERE = Path(__file__).parent
@@ -33,45 +31,6 @@ ROWS = 1_000
 FILES = 3
 LIMIT_SECONDS = 60
 DIED = -signal.SIGKILL
-
-ONE = (Ask(org="acme", address="engine/chaos/work", key="chaos", day="2025-02-10"),)
-SEVERAL = (
-    *ONE,
-    Ask(org="acme", address="engine/noop/diamond", key="beside", day="2025-02-10"),
-    Ask(org="beta", address="engine/chaos/work", key="chaos", day="2025-02-10"),
-    Ask(org="gamma", address="engine/chaos/work", key="chaos", day="2025-02-11"),
-)
-
-
-class Outside(NamedTuple):
-    """A kill from outside, so many seconds after the process began."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """Processes killed one after the other over one folder; the last one is let to its end."""
-
-    kills: Sequence[Kill | Outside] = ()
-    asks: tuple[Ask, ...] = ONE
-    twice: int | None = None
-    cold: bool = False  # every process starts its own interpreter
-
-
-@dataclass(kw_only=True)
-class Played:
-    """What happened. `result` is what the last process found.
-
-    `resumed`: seconds from the birth of a process until each step that its predecessor had left
-    unfinished went on (its attempt folded, or the next one claimed), or the quota was given back.
-    """
-
-    result: Result
-    resumed: list[float] = field(default_factory=list)
-    hits: Counter[str] = field(default_factory=Counter)
-    deaths: int = 0
-    violations: list[str] = field(default_factory=list)
 
 
 class World:
@@ -112,18 +71,18 @@ class World:
         folder = self._folder / f"scene{self._scenes}"
         shutil.copytree(self._folder / "first", folder)
         deaths = 0
-        for number, kill in enumerate([*scene.kills, None]):
+        for number, blow in enumerate([*scene.blows, None]):
             life = self._life(folder, scene)
-            outside = kill if isinstance(kill, Outside) else None
-            if isinstance(kill, Kill):
-                life = msgspec.structs.replace(life, kill=kill)
+            outside = blow if isinstance(blow, Outside) else None
+            if isinstance(blow, Kill):
+                life = msgspec.structs.replace(life, kill=blow)
             if scene.twice is not None:
                 life = msgspec.structs.replace(life, twice=scene.twice + number)
             code = self._live(life, cold=scene.cold, outside=outside)
             if code == DIED:
                 deaths += 1
                 continue
-            assert code == 0, f"{kill}: the process ended with {code}\n{self._said()}"
+            assert code == 0, f"{blow}: the process ended with {code}\n{self._said()}"
             break
         else:
             raise AssertionError(f"a process died that nobody killed\n{self._said()}")
@@ -132,11 +91,18 @@ class World:
         shutil.rmtree(folder)
         return Played(
             result=result,
-            resumed=_resumed(notes, result),
+            resumed=_resumed(notes, result.left),
             hits=Counter(notes["hit"]),
             deaths=deaths,
             violations=notes["violation"],
         )
+
+    def blow(self, chance: Random) -> Blow:
+        """A kill of the process that is everything here."""
+        if chance.random() < 0.25:
+            return Outside(chance.uniform(0.02, self.clean.seconds))
+        names = [point for points in POINTS.values() for point in points]
+        return kill_at(chance.choice(names), self.clean, chance)
 
     def _life(self, folder: Path, scene: Scene) -> Life:
         folder.mkdir(exist_ok=True)
@@ -195,13 +161,13 @@ def _noted(path: Path) -> dict[str, list[str]]:
     return notes
 
 
-def _resumed(notes: dict[str, list[str]], result: Result) -> list[float]:
+def _resumed(notes: dict[str, list[str]], left: Left) -> list[float]:
     births = [msgspec.json.decode(text, type=Birth) for text in notes["born"]]
     settling = [msgspec.json.decode(text, type=tuple[str, float]) for text in notes["settling"]]
     deaths = [birth.at for birth in births[1:]] + [inf]
     found = []
     for birth, death in zip(births, deaths, strict=True):
-        waits = [_signs(result.runs[run], step) for run, step in birth.released]
+        waits = [_signs(left.runs[run], step) for run, step in birth.released]
         waits += [[at for of, at in settling if of == run] for run in birth.unsettled]
         for signs in waits:
             # Nothing seen before the next death: it waited at least for so long.
@@ -235,102 +201,3 @@ class _killed:  # noqa: N801  # reads as what it does
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             return  # it has ended just now
-
-
-def faults(played: Played, scene: Scene, clean: Result) -> list[str]:
-    """What is not as it has to be, in words."""
-    result = played.result
-    wrong = [*played.violations, *(f"dead letter: {why}" for why in result.dead_letters)]
-    wrong += [f"{key}: was closed, and changed afterwards" for key in result.changed]
-    if len(result.runs) != len(scene.asks):
-        wrong.append(f"{len(result.runs)} runs, {len(scene.asks)} were asked for")
-    for ended in result.runs.values():
-        wrong += [f"{ended.run.org} {ended.run.address}: {text}" for text in _of_run(ended, played)]
-    if not played.deaths:
-        wrong += [
-            f"{key}: ran {count} times" for key, count in result.executions.items() if count != 1
-        ]
-    for org, used in result.used.items():
-        asked = sum(ask.org == org for ask in scene.asks)
-        counted = (used.concurrent, used.month, used.succeeded, used.failed)
-        if counted != (0, asked, asked, 0) or used.today not in (asked, 0):
-            wrong.append(f"{org}: quota {used}, of {asked} runs")
-        wrong += [f"{org}: {text}" for text in _of_tables(org, result, clean)]
-    return wrong
-
-
-def _of_run(ended: Ended, played: Played) -> list[str]:
-    run, wrong = ended.run, []
-    if run.status is not RunStatus.COMPLETED:
-        wrong.append(f"{run.status}: {run.error}")
-    if not run.effects_done or run.wake_at is not None:
-        wrong.append(f"is not over: effects_done={run.effects_done}, wake_at={run.wake_at}")
-    for step_id, state in run.steps.items():
-        attempts = sorted(
-            (one for one in ended.attempts if one.step_id == step_id), key=lambda one: one.number
-        )
-        results = [one.result for one in attempts]
-        numbers = [one.number for one in attempts]
-        if state.status is not StepStatus.COMPLETED:
-            wrong.append(f"{step_id}: is {state.status}")
-        if numbers != list(range(1, state.attempt + 1)) or state.counted != state.attempt:
-            wrong.append(f"{step_id}: attempts {numbers}, {state.counted} counted")
-        if results[-1:] != [AttemptResult.OK] or set(results[:-1]) - {AttemptResult.LOST}:
-            wrong.append(f"{step_id}: attempts ended {results}")
-        if len(attempts) > 1 + played.deaths:
-            wrong.append(f"{step_id}: {len(attempts)} attempts after {played.deaths} deaths")
-        done = [m for m in run.transitions if m.step == step_id and m.to == StepStatus.COMPLETED]
-        if len(done) != 1:
-            wrong.append(f"{step_id}: was completed {len(done)} times")
-    return wrong
-
-
-def _of_tables(org: str, result: Result, clean: Result) -> list[str]:
-    wrong = []
-    for table, held in result.tables[org].items():
-        if held != clean.tables[ONE[0].org][table]:
-            wrong.append(
-                f"{table} is {held}, one clean run leaves {clean.tables[ONE[0].org][table]}"
-            )
-    loads = result.loads[org]
-    if list(map(_slice, loads)) != list(map(_slice, clean.loads[ONE[0].org])):
-        wrong.append(f"_loads has {loads}")
-    for loaded in loads:
-        counted = result.runs[loaded.run_id].run.steps[loaded.step_id].counted
-        if loaded.attempt != counted:
-            wrong.append(f"{loaded} was committed by attempt {loaded.attempt}, {counted} counts")
-    if result.rejects[org]:
-        wrong.append(f"{result.rejects[org]} rows in _rejects")
-    return wrong
-
-
-def _slice(loaded: Loaded) -> tuple[str, str, int, int]:
-    return loaded.table, loaded.slice.split(" ", 1)[1], loaded.rows, loaded.rejected
-
-
-def kill_at(point: str, world: World, chance: Random, most: int | None = None) -> Kill:
-    """A kill at the point, at a passage that a run has."""
-    passage = chance.randint(1, world.clean.passages[point] if most is None else most)
-    delay = 0.0
-    if point == "load.check" and chance.random() < 0.6:
-        passage = chance.choice(world.clean.commits)  # the last look before a COMMIT
-        delay = chance.choice((0.0, 0.0005, 0.001, 0.002, 0.004))
-    return Kill(point=point, passage=passage, durable=chance.random() < 0.5, delay_seconds=delay)
-
-
-def drawn(seed: int, world: World) -> Scene:
-    """The scene of a seed."""
-    chance = Random(seed)
-    names = [point for points in POINTS.values() for point in points]
-    kills: list[Kill | Outside] = []
-    for _ in range(chance.choice((1, 1, 2, 2, 3))):
-        if chance.random() < 0.25:
-            kills.append(Outside(chance.uniform(0.02, world.clean.seconds)))
-        else:
-            kills.append(kill_at(chance.choice(names), world, chance))
-    several = chance.random() < 0.2
-    return Scene(
-        kills=kills,
-        asks=SEVERAL if several else ONE,
-        twice=chance.randrange(1 << 30) if chance.random() < 0.25 else None,
-    )
