@@ -14,7 +14,7 @@ from functions.api.http import Call, answer
 from shared.accounts import Organization, OrgStatus, Scope
 from shared.core.record import Json, Record
 from shared.core.secret import Secret
-from shared.errors import Fault, Invalid, NotFound
+from shared.errors import Conflict, Fault, Invalid, NotFound, Terminal
 
 _NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -131,6 +131,15 @@ def deactivate_credential(call: Call, org: str, provider: str, credential_id: st
             code="credential_not_found",
         )
     return Response(status=204)
+
+
+def rewrap_keys(call: Call, org: str) -> Response:
+    """Wraps the organization's data keys with the newest key of the key ring; how many."""
+    _organization(call, org)
+    try:
+        return answer({"rewrapped": call.engine.app.vault.rewrap(org)})
+    except Terminal as error:
+        raise Conflict(str(error), code=error.code) from error
 
 
 def _organization(call: Call, org: str) -> Organization:

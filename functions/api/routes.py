@@ -63,6 +63,7 @@ _ALL = (
         Scope.ADMIN,
         admin.deactivate_credential,
     ),
+    Route("POST", "/admin/orgs/<org>/rewrap", Scope.ADMIN, admin.rewrap_keys, platform=True),
     Route("GET", "/admin/dead-letters", Scope.ADMIN, dead_letters.list_letters),
     Route("GET", "/admin/dead-letters/<letter_id>", Scope.ADMIN, dead_letters.show_letter),
     Route(

@@ -115,6 +115,18 @@ def remove(
         show.lines(f"{provider} credential {credential_id} of {org} is out of use")
 
 
+@app.command()
+def rewrap(org: Org = None, as_json: AsJson = False) -> None:
+    """Wrap the organization's data keys with the newest key, so that older ones may be destroyed."""
+    client, org = session(org, as_json=as_json)
+    answer = client.call("POST", "admin", "orgs", org, "rewrap")
+    if as_json:
+        show.verbatim(answer)
+        return
+    count = answer.body["rewrapped"]
+    show.lines(f"{org}: {count} data key{'' if count == 1 else 's'} wrapped with the newest key")
+
+
 def _secret(name: str) -> dict[str, Any]:
     """The secret fields. What is wrong with them is told without repeating any of them."""
     what = "stdin" if name == "-" else name

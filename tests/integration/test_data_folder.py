@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from shared.accounts import ReservationStatus, Reserved, Spent
 from shared.bootstrap.embedded import open_embedded
+from shared.engine.tick import tick
 from shared.errors import ConfigError, Unavailable
 from shared.settings import PLATFORM_KEY_FILE
 from tests.support.system import EmbeddedSystem
@@ -35,3 +38,17 @@ def test_the_platform_key_is_whole_and_readable_by_its_owner_only(tmp_path: Path
         before = path.read_text()
         system.restart()
         assert path.read_text() == before
+
+
+def test_a_tick_deletes_the_reservations_of_runs_that_are_long_gone(tmp_path: Path) -> None:
+    with EmbeddedSystem(tmp_path) as system:
+        system.organization("acme")
+        accounts, now = system.app.accounts, system.app.now()
+        for run_id, days in (("gone", 401), ("kept", 399)):
+            at = now - timedelta(days=days)
+            accounts.reserve(run_id, "acme", at, at + timedelta(hours=1))
+            accounts.settle(run_id, "acme", at, succeeded=True, our_fault=False)
+        tick(system.app)
+        until = now + timedelta(hours=1)
+        assert accounts.reserve("gone", "acme", now, until) == Reserved(until)
+        assert accounts.reserve("kept", "acme", now, until) == Spent(ReservationStatus.SETTLED)
