@@ -37,6 +37,8 @@ KNOWN = {
     "PIPELINES_TASKS_QUEUE": "cloud: the queue of delayed messages (projects/P/locations/L/queues/Q)",
     "PIPELINES_TASKS_ACCOUNT": "cloud: the email of the service account that the queue publishes as",
     "PIPELINES_FIRESTORE": "cloud: the Firestore database (default (default))",
+    "PIPELINES_LONG_STEPS_JOB": "cloud: the Cloud Run job (projects/P/locations/L/jobs/J) for steps "
+    "that may take more than 540 s (default: none; they run in place, and end with their request)",
     "PIPELINES_STAGING_BUCKET": "cloud: the bucket through which large loads go (default: none; "
     "every file is sent to BigQuery itself)",
     "PIPELINES_MAX_GB_BILLED": "cloud: what one query may read, in GB (default 100)",
@@ -49,7 +51,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 # Read beside our own, as Google's clients do: HOST:PORT, or a URL for BigQuery and Cloud Storage.
-# Tasks and KMS have no name that everybody uses.
+# Tasks, KMS and Cloud Run have no name that everybody uses.
 EMULATORS = {
     "firestore": "FIRESTORE_EMULATOR_HOST",
     "pubsub": "PUBSUB_EMULATOR_HOST",
@@ -57,9 +59,11 @@ EMULATORS = {
     "bigquery": "BIGQUERY_EMULATOR_HOST",
     "storage": "STORAGE_EMULATOR_HOST",
     "kms": "CLOUD_KMS_EMULATOR_HOST",
+    "jobs": "CLOUD_RUN_EMULATOR_HOST",
 }
 _KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
 _QUEUE = re.compile(r"projects/[^/]+/locations/[^/]+/queues/[^/]+")
+_JOB = re.compile(r"projects/[^/]+/locations/[^/]+/jobs/[^/]+")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 
 
@@ -73,6 +77,7 @@ class Emulators:
     bigquery: str | None = None
     storage: str | None = None
     kms: str | None = None
+    jobs: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,7 @@ class CloudSettings:
     tasks_queue: str
     tasks_account: str
     firestore: str = "(default)"
+    long_steps_job: str | None = None
     staging_bucket: str | None = None
     max_bytes_billed: int = 100 * 10**9
     emulators: Emulators = Emulators()
@@ -211,6 +217,8 @@ def _cloud(env: Mapping[str, str], gigabytes: int, faults: list[Fault]) -> Cloud
         return text
 
     needed("PIPELINES_PROJECT")
+    if env.get("PIPELINES_LONG_STEPS_JOB"):
+        needed("PIPELINES_LONG_STEPS_JOB", _JOB)
     return CloudSettings(
         location=needed("PIPELINES_LOCATION"),
         accounts=Secret(needed("PIPELINES_ACCOUNTS")),
@@ -218,6 +226,7 @@ def _cloud(env: Mapping[str, str], gigabytes: int, faults: list[Fault]) -> Cloud
         tasks_queue=needed("PIPELINES_TASKS_QUEUE", _QUEUE),
         tasks_account=needed("PIPELINES_TASKS_ACCOUNT", _EMAIL),
         firestore=env.get("PIPELINES_FIRESTORE", "(default)"),
+        long_steps_job=env.get("PIPELINES_LONG_STEPS_JOB") or None,
         staging_bucket=env.get("PIPELINES_STAGING_BUCKET") or None,
         max_bytes_billed=gigabytes * 10**9,
         emulators=Emulators(**{key: env.get(name) or None for key, name in EMULATORS.items()}),

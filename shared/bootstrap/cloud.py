@@ -63,6 +63,7 @@ def open_cloud(
     from shared.bus.letters import FirestoreLetters  # noqa: PLC0415  # only this branch uses them
     from shared.bus.pubsub import PubsubBus  # noqa: PLC0415
     from shared.firestore import Database  # noqa: PLC0415
+    from shared.jobs.cloudrun import CloudRunJobs  # noqa: PLC0415
     from shared.state.firestore import FirestoreRunStore  # noqa: PLC0415
     from shared.vault.firestore import FirestoreVault  # noqa: PLC0415
     from shared.vault.kms import KmsKeyRing  # noqa: PLC0415
@@ -91,6 +92,12 @@ def open_cloud(
             tasks_emulator=emulators.tasks,
         )
         stack.callback(bus.close)
+        jobs = None
+        if cloud.long_steps_job is not None:
+            jobs = CloudRunJobs(
+                cloud.long_steps_job, sleep=sleep, random=chance, emulator=emulators.jobs
+            )
+            stack.callback(jobs.close)
         accounts = _AtFirstUse(lambda: open_accounts(settings, cloud))
         stack.callback(accounts.close)
         warehouse = _AtFirstUse(lambda: _warehouse(settings, cloud, clock, database))
@@ -106,6 +113,7 @@ def open_cloud(
             objects=lambda _, url, credential: _source(url, credential, clock, emulators.storage),
             catalog=once(lambda: load_catalog(settings.configs, table)),
             processors=table,
+            jobs=jobs,
             timing=timing or Timing(),
             project_id=project,
             environment=settings.environment,

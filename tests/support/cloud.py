@@ -27,6 +27,7 @@ from shared.bootstrap.cloud import Opened, open_cloud
 from shared.core.message import Topic
 from shared.settings import ROOT, read_settings
 from tests.support.gcs import KEY
+from tests.support.jobs import JOB, JobsServer
 from tests.support.kms import KmsServer
 from tests.support.postgres import Postgres
 from tests.support.processes import Supervised
@@ -141,6 +142,7 @@ class CloudSystem(System):
         self.project = f"system-{os.getpid()}-{next(_numbers)}"
         self.bucket = f"{self.project}-objects"
         self._database = backends.postgres.database()
+        self.jobs = JobsServer(command=[sys.executable, "-m", "functions.step_job"])
         place = f"projects/{self.project}/locations/europe-west1"
         ours = {
             "PIPELINES_MODE": "cloud",
@@ -153,7 +155,9 @@ class CloudSystem(System):
             "PIPELINES_KMS_KEY": f"{place}/keyRings/vault/cryptoKeys/data-keys",
             "PIPELINES_TASKS_QUEUE": f"{place}/queues/later",
             "PIPELINES_TASKS_ACCOUNT": f"tasks@{self.project}.iam.gserviceaccount.com",
+            "PIPELINES_LONG_STEPS_JOB": JOB,
             "PIPELINES_LOG": "info",
+            "CLOUD_RUN_EMULATOR_HOST": self.jobs.host,
             **backends.environ,
             **(environ or {}),
         }
@@ -164,6 +168,7 @@ class CloudSystem(System):
             "THREADS": str(THREADS),
             "PYTHONPATH": str(ROOT),
         }
+        self.jobs.environ = self.environ
         self.settings = read_settings(ours)
         ports = {"api": api_port}
         self.functions = {
@@ -244,6 +249,7 @@ class CloudSystem(System):
 
     def __exit__(self, *raised: object) -> None:
         super().__exit__(*raised)
+        self.jobs.__exit__()
         unsubscribe(self._backends.pubsub, self.project)
 
     def _tick(self) -> None:

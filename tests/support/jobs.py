@@ -16,7 +16,7 @@ import threading
 import time
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -69,19 +69,26 @@ class Fault(Enum):
 class JobsServer:
     """The API at `host` (HOST:PORT). `asked` are the bodies of its requests, `started` the processes."""
 
-    def __init__(self, store: str = "", *, lease: timedelta = LEASE) -> None:
+    def __init__(
+        self, store: str = "", *, lease: timedelta = LEASE, command: Sequence[str] = ()
+    ) -> None:
+        """An execution is this file as a script over `store`, or the `command` with `environ`."""
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.started: list[subprocess.Popen[bytes]] = []
         self.faults: deque[Fault] = deque()
         self.start_after = 0.0  # seconds until the machine of a job is there
         self.publish: Callable[[Sequence[Outgoing]], None] = lambda _: None
-        self._store = store
-        self._lease = lease
+        self.environ: Mapping[str, str] = {
+            **os.environ,
+            "JOB_LEASE": str(lease.total_seconds()),
+        }
         self._guard = threading.Lock()
         self._timers: list[threading.Timer] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.host = f"127.0.0.1:{self._server.server_port}"
+        script = (sys.executable, "-m", "tests.support.jobs", store, f"http://{self.host}/publish")
+        self._command = command or script
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
 
@@ -124,10 +131,7 @@ class JobsServer:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """An execution with these arguments."""
-        url = f"http://{self.host}/publish"
-        command = [sys.executable, "-m", "tests.support.jobs", self._store, url, *arguments]
-        environ = {**os.environ, "JOB_LEASE": str(self._lease.total_seconds())}
-        process = subprocess.Popen(command, cwd=ROOT, env=environ)
+        process = subprocess.Popen([*self._command, *arguments], cwd=ROOT, env=dict(self.environ))
         with self._guard:
             self.started.append(process)
         return process

@@ -41,7 +41,13 @@ def test_everything_that_the_cloud_lacks_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["PIPELINES_KMS_KEY", "PIPELINES_TASKS_QUEUE", "PIPELINES_TASKS_ACCOUNT"]
+    "name",
+    [
+        "PIPELINES_KMS_KEY",
+        "PIPELINES_TASKS_QUEUE",
+        "PIPELINES_TASKS_ACCOUNT",
+        "PIPELINES_LONG_STEPS_JOB",
+    ],
 )
 def test_a_malformed_name_is_told_with_its_form(name: str) -> None:
     with pytest.raises(ConfigError) as raised:
