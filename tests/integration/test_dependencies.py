@@ -10,14 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.cloud import Backends, CloudSystem
 from tests.support.door import Door, Way
-from tests.support.postgres import SOCKET
+from tests.support.doors import Doors
 from tests.support.system import Reply
 
 pytestmark = [pytest.mark.cloud, pytest.mark.slow]
@@ -29,35 +28,11 @@ CALLERS = 4
 PATIENCE_SECONDS = 60.0
 
 
-class Doors:
-    """One in front of each dependency."""
-
-    def __init__(self, backends: Backends) -> None:
-        socket = f"{backends.postgres.sockets}/{SOCKET}"
-        self.by_name = {
-            "firestore": Door(backends.firestore),
-            "pubsub": Door(backends.pubsub),
-            "tasks": Door(backends.tasks),
-            "postgres": Door(socket),
-            "kms": Door(backends.kms.host),
-        }
-
-    def environ(self) -> dict[str, str]:
-        at = {name: door.host for name, door in self.by_name.items()}
-        return {
-            "FIRESTORE_EMULATOR_HOST": at["firestore"],
-            "PUBSUB_EMULATOR_HOST": at["pubsub"],
-            "CLOUD_TASKS_EMULATOR_HOST": at["tasks"],
-            "CLOUD_KMS_EMULATOR_HOST": at["kms"],
-        }
-
-
 @pytest.fixture(scope="module")
 def doors(cloud_backends: Backends) -> Iterator[Doors]:
     made = Doors(cloud_backends)
     yield made
-    for door in made.by_name.values():
-        door.close()
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +42,8 @@ def system(
     with CloudSystem(
         tmp_path_factory.mktemp("doors"),
         cloud_backends,
-        doors.environ(),
-        postgres=Path(doors.by_name["postgres"].host),
+        doors.environ,
+        postgres=doors.postgres,
     ) as made:
         made.organization("warm")
         made.run("warm", FIVE)

@@ -31,7 +31,7 @@ from tests.support.jobs import JOB, JobsServer
 from tests.support.kms import KmsServer
 from tests.support.postgres import Postgres
 from tests.support.processes import Supervised
-from tests.support.pubsub import create_queue, provision, unsubscribe
+from tests.support.pubsub import MAX_DELIVERIES, create_queue, provision, unsubscribe
 from tests.support.quick_main import TIMING
 from tests.support.stores import everything, firestore_database
 from tests.support.system import System, configs_in
@@ -80,8 +80,16 @@ class Backends(NamedTuple):
 class Function:
     """One function in a process of its own, on a port of its own that it keeps."""
 
-    def __init__(self, name: str, environ: Mapping[str, str], folder: Path, port: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        environ: Mapping[str, str],
+        folder: Path,
+        port: int = 0,
+        source: Path = SOURCE,
+    ) -> None:
         self.name = name
+        self._source = source
         self.log = folder / f"{name}.log"
         self._environ = environ
         self._process: Supervised | None = None
@@ -93,16 +101,20 @@ class Function:
         command = [
             str(Path(sys.executable).with_name("functions-framework")),
             f"--target={self.name}",
-            f"--source={SOURCE}",
+            f"--source={self._source}",
             "--host=127.0.0.1",
             f"--port={self.port}",
         ]
         with self.log.open("ab") as log:
             self._process = Supervised(command, log, self._environ, ROOT)
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline and self._process is not None and self._process.running:
+        while time.monotonic() < deadline and self.running:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return
@@ -132,10 +144,12 @@ class CloudSystem(System):
         environ: Mapping[str, str] | None = None,
         postgres: Path | None = None,
         api_port: int = 0,
+        source: Path = SOURCE,
+        max_deliveries: int = MAX_DELIVERIES,
     ) -> None:
         """`environ` may put something in an emulator's place, and `postgres` is another host.
 
-        `api_port` 0 is any that is free.
+        `api_port` 0 is any that is free; `source` is what functions-framework is given.
         """
         super().__init__()
         self._backends = backends
@@ -172,7 +186,8 @@ class CloudSystem(System):
         self.settings = read_settings(ours)
         ports = {"api": api_port}
         self.functions = {
-            name: Function(name, self.environ, folder, ports.get(name, 0)) for name in FUNCTIONS
+            name: Function(name, self.environ, folder, ports.get(name, 0), source)
+            for name in FUNCTIONS
         }
         self.url = self.functions["api"].url + "/api/v1"
         self._opened: Opened | None = None
@@ -186,6 +201,7 @@ class CloudSystem(System):
             self.project,
             f"pipelines-{ENVIRONMENT}-",
             {topic: self.functions[name].url for topic, name in SUBSCRIBERS.items()},
+            max_deliveries=max_deliveries,
         )
 
     @property
