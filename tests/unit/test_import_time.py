@@ -11,10 +11,13 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.unit.test_settings import CLOUD
 
 ROOT = Path(__file__).parents[2]
 BASELINE = "import functions_framework"
@@ -38,9 +41,10 @@ class Cost(NamedTuple):
     cpu: float
 
 
-def run(code: str) -> str:
-    """What a fresh interpreter prints, with no setting of ours or of Python's in its environment."""
+def run(code: str, settings: Mapping[str, str] | None = None) -> str:
+    """What a fresh interpreter prints, with no other setting of ours or of Python's around it."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIPELINES_"))}
+    environ |= settings or {}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -94,3 +98,31 @@ def test_a_function_imports_no_other_function_and_no_sdk(function: str) -> None:
     others = [f"functions.{other}" for other in FUNCTIONS if other != function]
     loaded = run(f"import main, sys; main.{function}; print(*sys.modules)").split()
     assert sorted({*others, *SDKS, *CLI} & set(loaded)) == []
+
+
+# Beside Firestore and Pub/Sub, which every function uses at once.
+LATER = (
+    "duckdb",
+    "google.cloud.bigquery",
+    "google.cloud.kms_v1",
+    "google.cloud.storage",
+    "google.cloud.tasks_v2",
+    "psycopg",
+    "pyarrow",
+    "sqlglot",
+    "yaml",
+)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_in_the_cloud_opens_its_engine_without_what_it_may_never_use(
+    function: str,
+) -> None:
+    nowhere = dict.fromkeys(("FIRESTORE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST"), "127.0.0.1:1")
+    loaded = run(
+        f"import main, sys; main.{function}\n"
+        "from shared.bootstrap import engine; engine({}); print(*sys.modules)",
+        {**CLOUD, **nowhere},
+    ).split()
+    assert {"google.pubsub_v1", "google.cloud.firestore_v1"} <= set(loaded)
+    assert sorted({*LATER, *CLI} & set(loaded)) == []
