@@ -8,7 +8,8 @@ PipelinesError
 │   ├── NotFound          404   also for what belongs to another organization
 │   ├── Conflict          409
 │   ├── Mismatch          422   the idempotency key was used for another request
-│   └── QuotaExceeded     429   waiting helps; says which limit and until when
+│   ├── QuotaExceeded     429   waiting helps; says which limit and until when
+│   └── TooMany           429   waiting helps: requests come faster than they are taken
 ├── ConfigError                 the author's of a YAML file; carries every fault with its place
 ├── StepError                   ends an attempt; the class decides what follows
 │   ├── Transient               waiting helps: retried, honours `retry_after`
@@ -20,9 +21,10 @@ PipelinesError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class RequestError(PipelinesError):
     """The caller's fault. `code` is stable; `status` is the HTTP status that says it."""
 
     status = 400
-    code = "invalid_request"
+    code = "invalid_request"  # one of CODES
 
     def __init__(self, detail: str, *, code: str | None = None) -> None:
         super().__init__(detail)
@@ -153,6 +155,17 @@ class QuotaExceeded(RequestError):
         self.retry_after = retry_after
 
 
+class TooMany(RequestError):
+    """More requests than this process takes of one caller; `retry_after` is when there is room again."""
+
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, detail: str, *, retry_after: timedelta, code: str | None = None) -> None:
+        super().__init__(detail, code=code)
+        self.retry_after = retry_after
+
+
 class ConfigError(PipelinesError):
     """One or more YAML files are wrong. `faults` has all of them, each as `file:line:column`."""
 
@@ -202,3 +215,196 @@ class Unavailable(PipelinesError):
 
 class Unreadable(PipelinesError):
     """A message that cannot be understood; the bus parks it with this reason."""
+
+
+class Code(NamedTuple):
+    """What the API tells by a code: with which status, why it happens, and what to do about it."""
+
+    statuses: tuple[int, ...]
+    cause: str
+    fix: str
+
+
+# Every `error` of an answer of the API. A code is for ever: a program may depend on it.
+CODES: Mapping[str, Code] = {
+    "invalid_request": Code(
+        (400,),
+        "A field of the body, a parameter of the query or a header is missing, unknown or not valid.",
+        "Mend every field that `faults` names, and send the request again.",
+    ),
+    "invalid_json": Code(
+        (400,),
+        "The body is not JSON, or not an object.",
+        "Send a JSON object in UTF-8, or no body where none is needed.",
+    ),
+    "credential_missing": Code(
+        (400,),
+        "The pipeline needs a credential of its provider, and the organization has none.",
+        "Store one: PUT /admin/orgs/{org}/credentials/{provider}/{credential_id}.",
+    ),
+    "credential_ambiguous": Code(
+        (400,),
+        "The organization has several credentials of the provider, and the request names none.",
+        "Name one of those that `faults` lists as `credential_id`.",
+    ),
+    "credential_not_used": Code(
+        (400,),
+        "The request names a credential, and no step of the pipeline uses one.",
+        "Leave `credential_id` out.",
+    ),
+    "plan_too_large": Code(
+        (400,),
+        "The pipeline, with all its values put in, is larger than a run may be.",
+        "Make its configuration smaller, or split it into several pipelines.",
+    ),
+    "unauthenticated": Code(
+        (401,),
+        "There is no API key, or it is not known, has expired or was revoked.",
+        "Send a valid key in the header X-API-Key.",
+    ),
+    "forbidden": Code(
+        (403,),
+        "Only an operator may do this.",
+        "Ask the operator of the platform.",
+    ),
+    "scope_missing": Code(
+        (403,),
+        "The key is valid, but does not have the scope that this needs.",
+        "Use a key with the scope that `detail` names.",
+    ),
+    "org_not_active": Code(
+        (403,),
+        "The organization's subscription is neither ACTIVE nor TRIAL.",
+        "Ask the operator of the platform to activate it.",
+    ),
+    "not_found": Code(
+        (404,),
+        "There is no such thing, or not for this key.",
+        "Take its name from the list that it is in.",
+    ),
+    "path_not_found": Code(
+        (404,),
+        "There is nothing at this path.",
+        "Compare it with GET /openapi.json.",
+    ),
+    "org_not_found": Code(
+        (404,),
+        "There is no such organization, or it is not the one of the key.",
+        "Use the slug of the organization that the key belongs to.",
+    ),
+    "run_not_found": Code(
+        (404,),
+        "The organization has no such run; runs are deleted some time after their end.",
+        "Take the run id from the answer of its start, or from the history.",
+    ),
+    "pipeline_not_found": Code(
+        (404,),
+        "There is no pipeline at this address.",
+        "Take the address from GET /pipelines/catalog/{org}; `detail` has the near misses.",
+    ),
+    "key_not_found": Code(
+        (404,),
+        "The organization has no such key.",
+        "Take the key id from GET /admin/orgs/{org}/keys.",
+    ),
+    "credential_not_found": Code(
+        (400, 404),
+        "The organization has no active credential of that name.",
+        "Take the name from GET /admin/orgs/{org}/credentials/{provider}.",
+    ),
+    "dead_letter_not_found": Code(
+        (404,),
+        "There is no such dead letter; it may have been sent again or dropped.",
+        "Take the id from GET /admin/dead-letters.",
+    ),
+    "method_not_allowed": Code(
+        (405,),
+        "There is something at this path, but not with this method.",
+        "Use one of the methods in the header Allow.",
+    ),
+    "conflict": Code(
+        (409,),
+        "The thing is not in a state that allows this; `detail` says why.",
+        "Do what `detail` says, or leave the thing as it is.",
+    ),
+    "organization_exists": Code(
+        (409,),
+        "There is an organization with this slug already.",
+        "Use the one that is there, or choose another slug.",
+    ),
+    "run_not_ended": Code(
+        (409,),
+        "The run has not ended, so it cannot be retried.",
+        "Wait for its end, or cancel it first.",
+    ),
+    "run_completed": Code(
+        (409,),
+        "The run has completed, so there is nothing to resume.",
+        "Retry it with the mode rerun, or start a new run.",
+    ),
+    "too_many_retries": Code(
+        (409,),
+        "The run has been retried as often as a run can be.",
+        "Retry the newest of its retries, or start a new run.",
+    ),
+    "pipeline_changed": Code(
+        (409,),
+        "The pipeline is no longer what it was; `faults` say what changed.",
+        "Retry the run with the mode rerun.",
+    ),
+    "credential_gone": Code(
+        (409,),
+        "The credential of the run is not active any more.",
+        "Store it again, or retry the run with the mode rerun.",
+    ),
+    "unsealable": Code(
+        (409,),
+        "A data key of the organization does not open with the keys of the key ring.",
+        "Give the key ring back the version of the key that wrapped it.",
+    ),
+    "body_too_large": Code(
+        (413,),
+        "The body is larger than the API takes.",
+        "Send less; no request of the API needs a megabyte.",
+    ),
+    "unsupported_media_type": Code(
+        (415,),
+        "The body is not said to be JSON.",
+        "Send the header Content-Type: application/json.",
+    ),
+    "idempotency_mismatch": Code(
+        (422,),
+        "The Idempotency-Key was used before, for another request.",
+        "Use a new key for a new request, or send the old request again as it was.",
+    ),
+    "quota_exceeded": Code(
+        (429,),
+        "A limit of the organization's plan is reached: `limit_type`, `limit` and `used` say which.",
+        "Wait as long as Retry-After says; `reset_at` is when a day or a month begins.",
+    ),
+    "rate_limited": Code(
+        (429,),
+        "Requests with this key come faster than they are taken.",
+        "Wait as long as Retry-After says, and slow down as the header RateLimit asks.",
+    ),
+    "too_many_attempts": Code(
+        (429,),
+        "Too many requests without a valid key came from this address.",
+        "Wait as long as Retry-After says, and use a valid key.",
+    ),
+    "internal": Code(
+        (500,),
+        "A fault of the engine. Nothing of what was asked is promised.",
+        "Report it with its `request_id`; the operator finds it in the log.",
+    ),
+    "configuration_fault": Code(
+        (500,),
+        "This release's pipelines or settings are faulty.",
+        "The operator finds every fault in the log; `pipelines validate configs` tells them, too.",
+    ),
+    "unavailable": Code(
+        (503,),
+        "A store of the engine cannot be reached.",
+        "Try again after Retry-After, with the same Idempotency-Key.",
+    ),
+}

@@ -8,7 +8,8 @@ import functions_framework
 from flask import Request, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from functions.api.http import Call, authenticate, authorize, problem
+from functions.api.http import Call, authenticate, authorize
+from functions.api.problems import problem
 from functions.api.routes import PREFIX, ROUTES, URLS, Route
 from shared.bootstrap import engine, new_id
 from shared.errors import NotFound, PipelinesError, RequestError, WrongMethod
@@ -29,7 +30,7 @@ def api(request: Request) -> Response:
         if route.scope is not None:
             org = None if route.platform else values.get("org")
             authorize(authenticate(request, made), route.scope, org)
-        response = route.run(Call(request, made), **values)
+        response = route.call(Call(request, made), values)
         if request.method not in ("GET", "HEAD"):
             made.app.runs.sync()  # what the answer tells must survive
     except RequestError as error:

@@ -11,6 +11,13 @@ from flask import Response
 from msgspec import Meta
 
 from functions.api.http import Call, answer
+from functions.api.views import (
+    CredentialsView,
+    KeysView,
+    MadeKeyView,
+    OrganizationsView,
+    RewrappedView,
+)
 from shared.accounts import Organization, OrgStatus, Scope
 from shared.core.record import Json, Record
 from shared.core.secret import Secret
@@ -53,16 +60,13 @@ class NewCredential(Record, frozen=True, kw_only=True):
 
 def list_orgs(call: Call) -> Response:
     """Every organization."""
-    return answer({"organizations": call.engine.app.accounts.organizations()})
+    return answer(OrganizationsView(organizations=tuple(call.engine.app.accounts.organizations())))
 
 
-def create_org(call: Call) -> Response:
-    """201 with the organization; its dataset is made with its first load."""
-    asked = call.body(NewOrg)
+def create_org(call: Call, body: NewOrg) -> Response:
+    """Creates an organization; its dataset is made with its first load."""
     app = call.engine.app
-    made = app.accounts.create_organization(
-        asked.slug, asked.name or asked.slug, asked.plan, app.now()
-    )
+    made = app.accounts.create_organization(body.slug, body.name or body.slug, body.plan, app.now())
     return answer(made, 201)
 
 
@@ -71,26 +75,25 @@ def show_org(call: Call, org: str) -> Response:
     return answer(_organization(call, org))
 
 
-def set_status(call: Call, org: str) -> Response:
+def set_status(call: Call, org: str, body: NewStatus) -> Response:
     """Sets the subscription status; only ACTIVE and TRIAL may run."""
-    return answer(call.engine.app.accounts.set_status(org, call.body(NewStatus).status))
+    return answer(call.engine.app.accounts.set_status(org, body.status))
 
 
 def list_keys(call: Call, org: str) -> Response:
     """The organization's keys, without their text."""
     _organization(call, org)
-    return answer({"keys": call.engine.app.accounts.keys(org)})
+    return answer(KeysView(keys=tuple(call.engine.app.accounts.keys(org))))
 
 
-def create_key(call: Call, org: str) -> Response:
-    """201 with the key; `api_key` is shown this once."""
-    asked = call.body(NewKey)
+def create_key(call: Call, org: str, body: NewKey) -> Response:
+    """Creates a key; `api_key` is shown this once."""
     app = call.engine.app
     _organization(call, org)
-    if asked.expires_at is not None and asked.expires_at.tzinfo is None:
+    if body.expires_at is not None and body.expires_at.tzinfo is None:
         raise Invalid("the body is not valid", [Fault("expires_at", "needs a time zone")])
-    key, text = app.accounts.create_key(org, asked.name, asked.scopes, app.now(), asked.expires_at)
-    return answer({"key": key, "api_key": text}, 201)
+    key, text = app.accounts.create_key(org, body.name, body.scopes, app.now(), body.expires_at)
+    return answer(MadeKeyView(key=key, api_key=text), 201)
 
 
 def revoke_key(call: Call, org: str, key_id: str) -> Response:
@@ -104,12 +107,13 @@ def revoke_key(call: Call, org: str, key_id: str) -> Response:
 def list_credentials(call: Call, org: str, provider: str) -> Response:
     """The active credentials for the provider, without their secrets."""
     _organization(call, org)
-    return answer({"credentials": call.engine.app.vault.find(org, provider)})
+    return answer(CredentialsView(credentials=tuple(call.engine.app.vault.find(org, provider))))
 
 
-def put_credential(call: Call, org: str, provider: str, credential_id: str) -> Response:
+def put_credential(
+    call: Call, org: str, provider: str, credential_id: str, body: NewCredential
+) -> Response:
     """Stores a new version of the credential, sealed, and makes it the active one."""
-    asked = call.body(NewCredential)
     _organization(call, org)
     faults = [
         Fault(name, f"{value!r} is not a name ({_NAME})")
@@ -118,8 +122,8 @@ def put_credential(call: Call, org: str, provider: str, credential_id: str) -> R
     ]
     if faults:
         raise Invalid("the credential cannot be stored", faults)
-    secret = Secret(msgspec.json.encode(asked.secret))
-    info = call.engine.app.vault.put(org, provider, credential_id, secret, asked.metadata)
+    secret = Secret(msgspec.json.encode(body.secret))
+    info = call.engine.app.vault.put(org, provider, credential_id, secret, body.metadata)
     return answer(info, 201 if info.version == 1 else 200)
 
 
@@ -134,10 +138,10 @@ def deactivate_credential(call: Call, org: str, provider: str, credential_id: st
 
 
 def rewrap_keys(call: Call, org: str) -> Response:
-    """Wraps the organization's data keys with the newest key of the key ring; how many."""
+    """Wraps the organization's data keys with the newest key of the key ring."""
     _organization(call, org)
     try:
-        return answer({"rewrapped": call.engine.app.vault.rewrap(org)})
+        return answer(RewrappedView(rewrapped=call.engine.app.vault.rewrap(org)))
     except Terminal as error:
         raise Conflict(str(error), code=error.code) from error
 

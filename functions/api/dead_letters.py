@@ -7,13 +7,14 @@ from typing import Any
 
 from flask import Response
 
-from functions.api.http import Call, answer, page_size
+from functions.api.http import Call, Limit, answer
 from shared.bus import DeadLetter
-from shared.core.record import Document
-from shared.errors import Fault, Invalid, NotFound
+from shared.core.record import Record
+from shared.engine.query import View
+from shared.errors import NotFound
 
 
-class LetterRow(Document, frozen=True, kw_only=True, omit_defaults=False):
+class LetterRow(View, frozen=True, kw_only=True):
     """A dead letter in a list. `run_id` and `org` are as the message says, null where it does not."""
 
     id: str
@@ -34,14 +35,22 @@ class LetterView(LetterRow, frozen=True, kw_only=True):
     body_base64: bytes | None
 
 
-def list_letters(call: Call) -> Response:
+class LettersView(View, frozen=True, kw_only=True):
+    """Dead letters, those that were parked first at the front."""
+
+    dead_letters: tuple[LetterRow, ...]
+
+
+class LettersQuery(Record, frozen=True, kw_only=True):
+    """How many letters."""
+
+    limit: Limit = 50
+
+
+def list_letters(call: Call, query: LettersQuery) -> Response:
     """Those that were parked first, without their bodies."""
-    faults: list[Fault] = []
-    limit = page_size(call.query(("limit",)), faults)
-    if faults:
-        raise Invalid("the query is not valid", faults)
-    letters = call.engine.app.bus.dead_letters(limit)
-    return answer({"dead_letters": [LetterRow(**_row(letter)) for letter in letters]})
+    letters = call.engine.app.bus.dead_letters(query.limit)
+    return answer(LettersView(dead_letters=tuple(LetterRow(**_row(one)) for one in letters)))
 
 
 def show_letter(call: Call, letter_id: str) -> Response:
@@ -60,7 +69,7 @@ def show_letter(call: Call, letter_id: str) -> Response:
 
 
 def redrive_letter(call: Call, letter_id: str) -> Response:
-    """204: the message is published again. It is parked again if still nobody can handle it."""
+    """Publishes the message again. It is parked again if still nobody can handle it."""
     if not call.engine.app.bus.redrive(letter_id):
         raise _unknown(letter_id)
     call.engine.app.log.info("dead_letter.redriven", letter=letter_id)
@@ -68,7 +77,7 @@ def redrive_letter(call: Call, letter_id: str) -> Response:
 
 
 def drop_letter(call: Call, letter_id: str) -> Response:
-    """204: the message is gone for good. What it was for, the tick sees to."""
+    """Deletes the message for good. What it was for, the tick sees to."""
     if not call.engine.app.bus.drop(letter_id):
         raise _unknown(letter_id)
     call.engine.app.log.info("dead_letter.dropped", letter=letter_id)

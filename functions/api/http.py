@@ -1,37 +1,37 @@
-"""HTTP of the API: reading a request strictly, answering JSON, and problems as RFC 9457 says."""
+"""HTTP of the API: reading a request strictly into typed values, and answering typed values as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from flask import Request, Response
+from msgspec import Meta, Struct
 
 from shared.accounts import ApiKey, Scope
 from shared.core.record import Record
-from shared.core.typed import from_json
+from shared.core.typed import from_json, from_texts
 from shared.engine import Engine
 from shared.errors import (
-    ConfigError,
-    Conflict,
     Fault,
     Forbidden,
     Invalid,
     NotFound,
-    QuotaExceeded,
-    RequestError,
     TooLarge,
     Unauthenticated,
-    Unavailable,
     WrongMediaType,
-    WrongMethod,
 )
 
 MAX_BODY_BYTES = 1_000_000
 MAX_PAGE = 200
 
+Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="How many there are on a page.")]
 R = TypeVar("R", bound=Record)
+
+
+class NoQuery(Record, frozen=True, kw_only=True):
+    """No parameters."""
 
 
 class Call(NamedTuple):
@@ -44,17 +44,15 @@ class Call(NamedTuple):
         """The JSON body as `kind`. Raises Invalid with every fault by its path in the body."""
         return from_json(json_body(self.request), kind)
 
-    def query(self, known: tuple[str, ...]) -> dict[str, str]:
-        """The query's parameters. Raises Invalid for one that is not known, or given twice."""
-        faults = []
-        for name in self.request.args:
-            if name not in known:
-                faults.append(Fault(name, f"is not a parameter here (known: {', '.join(known)})"))
-            elif len(self.request.args.getlist(name)) > 1:
-                faults.append(Fault(name, "is given more than once"))
+    def query(self, kind: type[R]) -> R:
+        """The query's parameters as `kind`. Raises Invalid with every fault by its parameter."""
+        given = self.request.args
+        faults = [
+            Fault(name, "is given more than once") for name in given if len(given.getlist(name)) > 1
+        ]
         if faults:
             raise Invalid("the query is not valid", faults)
-        return dict(self.request.args)
+        return from_texts(given, kind, what="the query")
 
 
 def json_body(request: Request) -> Any:
@@ -73,15 +71,6 @@ def json_body(request: Request) -> Any:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is not JSON: {error}", code="invalid_json") from error
-
-
-def page_size(given: Mapping[str, str], faults: list[Fault], default: int = 50) -> int:
-    """The `limit` of the query; one that is none becomes a fault."""
-    text = given.get("limit", str(default))
-    if text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_PAGE:
-        return int(text)
-    faults.append(Fault("limit", f"must be a whole number from 1 to {MAX_PAGE}"))
-    return default
 
 
 def authenticate(request: Request, engine: Engine) -> ApiKey:
@@ -108,67 +97,10 @@ def authorize(key: ApiKey, scope: Scope, org: str | None) -> None:
         raise Forbidden(f"this needs a key with the scope {scope.value!r}", code="scope_missing")
 
 
-def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def answer(value: Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """`value` as JSON."""
     response = Response(
         msgspec.json.encode(value) + b"\n", status=status, mimetype="application/json"
     )
     response.headers.update(headers or {})
-    return response
-
-
-def problem(error: Exception, request_id: str) -> Response:
-    """The problem details of an error; of an unforeseen one nothing but its request id."""
-    headers: dict[str, str] = {}
-    details: dict[str, Any] = {"type": "about:blank"}
-    match error:
-        case RequestError():
-            details |= {
-                "title": error.code.replace("_", " "),
-                "status": error.status,
-                "error": error.code,
-                "detail": error.detail,
-            }
-        case Unavailable():
-            headers["Retry-After"] = "5"
-            details |= {
-                "title": "unavailable",
-                "status": 503,
-                "error": "unavailable",
-                "detail": "a store of the engine cannot be reached; try again",
-            }
-        case ConfigError():
-            details |= {
-                "title": "configuration fault",
-                "status": 500,
-                "error": "configuration_fault",
-                "detail": "this release's configuration is faulty; its operator can see why",
-            }
-        case _:
-            details |= {
-                "title": "internal fault",
-                "status": 500,
-                "error": "internal",
-                "detail": "a fault of the engine; quote the request_id when you report it",
-            }
-    if isinstance(error, Invalid | Conflict) and error.faults:
-        details["faults"] = [
-            {"field": fault.where, "message": fault.message} for fault in error.faults
-        ]
-    if isinstance(error, QuotaExceeded):
-        seconds = max(1, int(error.retry_after.total_seconds() + 0.999))
-        headers["Retry-After"] = str(seconds)
-        details |= {
-            "limit_type": error.limit_type,
-            "limit": error.limit,
-            "used": error.used,
-            "reset_at": error.reset_at,
-        }
-    if isinstance(error, WrongMethod):
-        headers["Allow"] = ", ".join(error.allowed)
-    if isinstance(error, Unauthenticated):
-        headers["WWW-Authenticate"] = 'ApiKey header="X-API-Key"'
-    details["request_id"] = request_id
-    response = answer(details, details["status"], headers)
-    response.mimetype = "application/problem+json"
     return response

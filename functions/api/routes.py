@@ -1,81 +1,209 @@
-"""Every route of the API, with the scope that it needs. None: open to everybody."""
+"""Every route of the API: what it takes, what it answers, and the scope that it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from flask import Response
+from msgspec import Struct
 from werkzeug.routing import Map, Rule
 
-from functions.api import admin, dead_letters, runs
-from shared.accounts import Scope
+from functions.api import admin, dead_letters, runs, views
+from functions.api.http import Call, NoQuery
+from shared.accounts import Organization, Scope
+from shared.core.record import Record
+from shared.engine.query import HistoryView, RunView, StatusView
+from shared.engine.submit import Preview
+from shared.vault import CredentialInfo
 
 PREFIX = "/api/v1"
 
 
 class Route(NamedTuple):
-    """`run` takes the call and the path's values by name. `platform`: no key of an organization may."""
+    """One method at one path. `run` takes the call, the path's values, `query` and `body` by name.
+
+    `answers` has what it answers when all is well, by its status; None is an answer without a body.
+    Without `body` it takes none. `scope` None: open to everybody. `platform`: no key of an organization
+    may. `keyed`: it starts a run, once for an Idempotency-Key. `conflicts`: what else may be refused.
+    """
 
     method: str
     path: str
     scope: Scope | None
     run: Callable[..., Response]
+    answers: Mapping[int, type[Struct] | None]
+    query: type[Record] = NoQuery
+    body: type[Record] | None = None
     platform: bool = False
+    keyed: bool = False
+    conflicts: tuple[int, ...] = ()
 
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.path}"
+
+    def call(self, call: Call, values: Mapping[str, str]) -> Response:
+        """Reads what was sent, and answers it. Raises RequestError."""
+        given: dict[str, object] = {}
+        query = call.query(self.query)
+        if self.query is not NoQuery:
+            given["query"] = query
+        if self.body is not None:
+            given["body"] = call.body(self.body)
+        return self.run(call, **values, **given)
+
+
+READ, EXECUTE, ADMIN = Scope.READ, Scope.EXECUTE, Scope.ADMIN
+_OF_RUN = "<org>/<run_id>"
 
 _ALL = (
-    Route("GET", "/health", None, runs.health),
-    Route("GET", "/ready", None, runs.ready),
+    Route("GET", "/health", None, runs.health, {200: views.HealthView}),
+    Route("GET", "/ready", None, runs.ready, {200: views.ReadyView}),
     Route(
         "POST",
         "/pipelines/run/<org>/<provider>/<domain>/<pipeline>",
-        Scope.EXECUTE,
+        EXECUTE,
         runs.run_pipeline,
+        {202: views.AcceptedView, 200: Preview},
+        query=runs.RunQuery,
+        body=runs.RunRequest,
+        keyed=True,
+        conflicts=(422,),
     ),
-    Route("GET", "/pipelines/status/<org>/<run_id>", Scope.READ, runs.status),
-    Route("GET", "/pipelines/history/<org>", Scope.READ, runs.history),
-    Route("GET", "/pipelines/logs/<org>/<run_id>", Scope.READ, runs.logs),
-    Route("GET", "/pipelines/logs/<org>/<run_id>/steps", Scope.READ, runs.steps),
-    Route("GET", "/pipelines/logs/<org>/<run_id>/transitions", Scope.READ, runs.transitions),
-    Route("GET", "/pipelines/evidence/<org>/<run_id>", Scope.READ, runs.evidence),
-    Route("POST", "/pipelines/cancel/<org>/<run_id>", Scope.EXECUTE, runs.cancel),
-    Route("POST", "/pipelines/retry/<org>/<run_id>", Scope.EXECUTE, runs.retry_run),
-    Route("GET", "/pipelines/quota/<org>", Scope.READ, runs.quota),
-    Route("GET", "/pipelines/catalog/<org>", Scope.READ, runs.catalog),
-    Route("GET", "/admin/orgs", Scope.ADMIN, admin.list_orgs),
-    Route("POST", "/admin/orgs", Scope.ADMIN, admin.create_org),
-    Route("GET", "/admin/orgs/<org>", Scope.READ, admin.show_org),
-    Route("POST", "/admin/orgs/<org>/status", Scope.ADMIN, admin.set_status, platform=True),
-    Route("GET", "/admin/orgs/<org>/keys", Scope.ADMIN, admin.list_keys),
-    Route("POST", "/admin/orgs/<org>/keys", Scope.ADMIN, admin.create_key),
-    Route("DELETE", "/admin/orgs/<org>/keys/<key_id>", Scope.ADMIN, admin.revoke_key),
-    Route("GET", "/admin/orgs/<org>/credentials/<provider>", Scope.ADMIN, admin.list_credentials),
+    Route("GET", f"/pipelines/status/{_OF_RUN}", READ, runs.status, {200: StatusView}),
+    Route(
+        "GET",
+        "/pipelines/history/<org>",
+        READ,
+        runs.history,
+        {200: HistoryView},
+        query=runs.HistoryQuery,
+    ),
+    Route(
+        "GET",
+        f"/pipelines/logs/{_OF_RUN}",
+        READ,
+        runs.logs,
+        {200: views.LogsView},
+        query=runs.LogsQuery,
+    ),
+    Route("GET", f"/pipelines/logs/{_OF_RUN}/steps", READ, runs.steps, {200: views.AttemptsView}),
+    Route(
+        "GET",
+        f"/pipelines/logs/{_OF_RUN}/transitions",
+        READ,
+        runs.transitions,
+        {200: views.TransitionsView},
+    ),
+    Route("GET", f"/pipelines/evidence/{_OF_RUN}", READ, runs.evidence, {200: views.EvidencesView}),
+    Route("POST", f"/pipelines/cancel/{_OF_RUN}", EXECUTE, runs.cancel, {200: RunView}),
+    Route(
+        "POST",
+        f"/pipelines/retry/{_OF_RUN}",
+        EXECUTE,
+        runs.retry_run,
+        {202: views.AcceptedView},
+        body=runs.RetryRequest,
+        keyed=True,
+        conflicts=(409, 422),
+    ),
+    Route("GET", "/pipelines/quota/<org>", READ, runs.quota, {200: views.QuotaView}),
+    Route("GET", "/pipelines/catalog/<org>", READ, runs.catalog, {200: views.CatalogView}),
+    Route("GET", "/admin/orgs", ADMIN, admin.list_orgs, {200: views.OrganizationsView}),
+    Route(
+        "POST",
+        "/admin/orgs",
+        ADMIN,
+        admin.create_org,
+        {201: Organization},
+        body=admin.NewOrg,
+        conflicts=(409,),
+    ),
+    Route("GET", "/admin/orgs/<org>", READ, admin.show_org, {200: Organization}),
+    Route(
+        "POST",
+        "/admin/orgs/<org>/status",
+        ADMIN,
+        admin.set_status,
+        {200: Organization},
+        body=admin.NewStatus,
+        platform=True,
+    ),
+    Route("GET", "/admin/orgs/<org>/keys", ADMIN, admin.list_keys, {200: views.KeysView}),
+    Route(
+        "POST",
+        "/admin/orgs/<org>/keys",
+        ADMIN,
+        admin.create_key,
+        {201: views.MadeKeyView},
+        body=admin.NewKey,
+    ),
+    Route("DELETE", "/admin/orgs/<org>/keys/<key_id>", ADMIN, admin.revoke_key, {204: None}),
+    Route(
+        "GET",
+        "/admin/orgs/<org>/credentials/<provider>",
+        ADMIN,
+        admin.list_credentials,
+        {200: views.CredentialsView},
+    ),
     Route(
         "PUT",
         "/admin/orgs/<org>/credentials/<provider>/<credential_id>",
-        Scope.ADMIN,
+        ADMIN,
         admin.put_credential,
+        {200: CredentialInfo, 201: CredentialInfo},
+        body=admin.NewCredential,
     ),
     Route(
         "DELETE",
         "/admin/orgs/<org>/credentials/<provider>/<credential_id>",
-        Scope.ADMIN,
+        ADMIN,
         admin.deactivate_credential,
+        {204: None},
     ),
-    Route("POST", "/admin/orgs/<org>/rewrap", Scope.ADMIN, admin.rewrap_keys, platform=True),
-    Route("GET", "/admin/dead-letters", Scope.ADMIN, dead_letters.list_letters),
-    Route("GET", "/admin/dead-letters/<letter_id>", Scope.ADMIN, dead_letters.show_letter),
+    Route(
+        "POST",
+        "/admin/orgs/<org>/rewrap",
+        ADMIN,
+        admin.rewrap_keys,
+        {200: views.RewrappedView},
+        platform=True,
+        conflicts=(409,),
+    ),
+    Route(
+        "GET",
+        "/admin/dead-letters",
+        ADMIN,
+        dead_letters.list_letters,
+        {200: dead_letters.LettersView},
+        query=dead_letters.LettersQuery,
+    ),
+    Route(
+        "GET",
+        "/admin/dead-letters/<letter_id>",
+        ADMIN,
+        dead_letters.show_letter,
+        {200: dead_letters.LetterView},
+    ),
     Route(
         "POST",
         "/admin/dead-letters/<letter_id>/redrive",
-        Scope.ADMIN,
+        ADMIN,
         dead_letters.redrive_letter,
+        {204: None},
+        conflicts=(409,),
     ),
-    Route("DELETE", "/admin/dead-letters/<letter_id>", Scope.ADMIN, dead_letters.drop_letter),
+    Route(
+        "DELETE",
+        "/admin/dead-letters/<letter_id>",
+        ADMIN,
+        dead_letters.drop_letter,
+        {204: None},
+    ),
 )
 
-ROUTES = {f"{route.method} {route.path}": route for route in _ALL}
+ROUTES = {route.name: route for route in _ALL}
 URLS = Map(
     [
         Rule(PREFIX + route.path, endpoint=name, methods=[route.method])

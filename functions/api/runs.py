@@ -5,44 +5,96 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
+import msgspec
 from flask import Response
 from msgspec import Meta
 
-from functions.api.http import Call, answer, page_size
+from functions.api.http import Call, Limit, answer
+from functions.api.views import (
+    AcceptedView,
+    AttemptsView,
+    CatalogView,
+    EvidencesView,
+    HealthView,
+    Links,
+    LogsView,
+    PipelineView,
+    QuotaView,
+    ReadyView,
+    TransitionsView,
+)
 from shared.core.record import Json, Record
 from shared.core.resume import RetryMode
 from shared.core.run import Outcome, RunStatus, Trigger
-from shared.engine import query
+from shared.engine import query as views
 from shared.engine.retry import Retry, retry
 from shared.engine.submit import Submission, Submitted, preview, submit
 from shared.errors import Fault, Invalid, NotFound
 from shared.state import HistoryFilter
 
-_RUN_FIELDS = ("start_date", "end_date", "credential_id", "dry_run")
 _MAX_KEY = 255
 
 
-class RunRequest(Record, frozen=True, kw_only=True):
-    """The body of a start; what stands in the query counts as if it stood here."""
+_Day = Annotated[
+    str,
+    Meta(
+        description="An inclusive UTC day; yesterday where none is given.", examples=["2026-01-31"]
+    ),
+]
+_CredentialId = Annotated[
+    str,
+    Meta(description="Needed only where the organization has several of the pipeline's provider."),
+]
+_DryRun = Annotated[bool, Meta(description="True: say what would run, and change nothing.")]
 
-    start_date: str | None = None
-    end_date: str | None = None
-    credential_id: str | None = None
-    parameters: dict[str, Json] = {}
-    dry_run: bool = False
+
+class RunQuery(Record, frozen=True, kw_only=True):
+    """What of a start may stand in the query, where it counts as if it stood in the body."""
+
+    start_date: _Day | None = None
+    end_date: _Day | None = None
+    credential_id: _CredentialId | None = None
+    dry_run: _DryRun = False
+
+
+class RunRequest(RunQuery, frozen=True, kw_only=True):
+    """What to run a pipeline with; all of it may be left out."""
+
+    parameters: Annotated[
+        dict[str, Json], Meta(description="Values for the pipeline's parameters, by name.")
+    ] = {}
 
 
 class RetryRequest(Record, frozen=True, kw_only=True):
-    """The body of a retry."""
+    """How to retry."""
 
     mode: Annotated[
         RetryMode, Meta(description="resume goes on where the run stopped; rerun starts anew.")
     ] = RetryMode.RESUME
 
 
+class HistoryQuery(Record, frozen=True, kw_only=True):
+    """Which runs. A day stands for its midnight UTC, and a time without a zone is in UTC."""
+
+    pipeline_id: str | None = None
+    status: RunStatus | None = None
+    outcome: Outcome | None = None
+    trigger: Trigger | None = None
+    created_from: datetime | None = None
+    created_before: datetime | None = None
+    limit: Limit = 50
+    cursor: Annotated[str, Meta(description="`next` of the page before.")] | None = None
+
+
+class LogsQuery(Record, frozen=True, kw_only=True):
+    """Which lines."""
+
+    step_id: str | None = None
+
+
 def health(call: Call) -> Response:
     """The process answers."""
-    return answer({"status": "ok", "version": call.engine.app.code_version})
+    return answer(HealthView(version=call.engine.app.code_version))
 
 
 def ready(call: Call) -> Response:
@@ -50,12 +102,20 @@ def ready(call: Call) -> Response:
     app = call.engine.app
     app.accounts.organization("ready")
     app.runs.run("ready")
-    return answer({"status": "ready", "pipelines": len(app.catalog().addresses())})
+    return answer(ReadyView(pipelines=len(app.catalog().addresses())))
 
 
-def run_pipeline(call: Call, org: str, provider: str, domain: str, pipeline: str) -> Response:
-    """202 with the run; a replay carries `Idempotency-Replayed`. A dry run changes nothing."""
-    asked = _asked(call)
+def run_pipeline(
+    call: Call,
+    org: str,
+    provider: str,
+    domain: str,
+    pipeline: str,
+    query: RunQuery,
+    body: RunRequest,
+) -> Response:
+    """Starts a run. A replay carries `Idempotency-Replayed`; a dry run changes nothing."""
+    asked = _merged(query, body)
     submission = Submission(
         org=org,
         address=f"{provider}/{domain}/{pipeline}",
@@ -72,80 +132,59 @@ def run_pipeline(call: Call, org: str, provider: str, domain: str, pipeline: str
     return _accepted(submit(call.engine.app, submission))
 
 
-def retry_run(call: Call, org: str, run_id: str) -> Response:
-    """202 with the run that retries an ended one, as for a start."""
-    asked = Retry(org, run_id, call.body(RetryRequest).mode, _key(call), _trace(call))
+def retry_run(call: Call, org: str, run_id: str, body: RetryRequest) -> Response:
+    """Starts a run that retries an ended one."""
+    asked = Retry(org, run_id, body.mode, _key(call), _trace(call))
     return _accepted(retry(call.engine.app, asked))
 
 
 def status(call: Call, org: str, run_id: str) -> Response:
     """The run with its steps."""
-    return answer(query.status(call.engine.app, org, run_id))
+    return answer(views.status(call.engine.app, org, run_id))
 
 
-def history(call: Call, org: str) -> Response:
+def history(call: Call, org: str, query: HistoryQuery) -> Response:
     """Pages of runs, newest first."""
-    given = call.query(
-        (
-            "pipeline_id",
-            "status",
-            "outcome",
-            "trigger",
-            "created_from",
-            "created_before",
-            "limit",
-            "cursor",
-        )
-    )
-    faults: list[Fault] = []
-    limit = page_size(given, faults)
-    for name, kind in (("status", RunStatus), ("outcome", Outcome), ("trigger", Trigger)):
-        values = [member.value for member in kind]
-        if name in given and given[name] not in values:
-            faults.append(Fault(name, f"{given[name]!r} is none of {', '.join(values)}"))
-    where = HistoryFilter(
-        pipeline_id=given.get("pipeline_id"),
-        created_from=_time("created_from", given, faults),
-        created_before=_time("created_before", given, faults),
-        outcome=given.get("outcome"),
-        trigger=given.get("trigger"),
-    )
-    if faults:
-        raise Invalid("the query is not valid", faults)
-    if "status" in given:
-        where = where._replace(status=RunStatus(given["status"]))
     _known_org(call, org)
-    return answer(query.history(call.engine.app, org, where, limit, given.get("cursor")))
+    where = HistoryFilter(
+        pipeline_id=query.pipeline_id,
+        status=query.status,
+        outcome=query.outcome,
+        trigger=query.trigger,
+        created_from=_utc(query.created_from),
+        created_before=_utc(query.created_before),
+    )
+    return answer(views.history(call.engine.app, org, where, query.limit, query.cursor))
 
 
-def logs(call: Call, org: str, run_id: str) -> Response:
+def logs(call: Call, org: str, run_id: str, query: LogsQuery) -> Response:
     """The lines that the run's steps wrote."""
-    given = call.query(("step_id",))
-    return answer({"lines": query.logs(call.engine.app, org, run_id, given.get("step_id"))})
+    return answer(LogsView(lines=tuple(views.logs(call.engine.app, org, run_id, query.step_id))))
 
 
 def steps(call: Call, org: str, run_id: str) -> Response:
     """Every attempt."""
-    return answer({"attempts": query.attempts(call.engine.app, org, run_id)})
+    return answer(AttemptsView(attempts=tuple(views.attempts(call.engine.app, org, run_id))))
 
 
 def transitions(call: Call, org: str, run_id: str) -> Response:
     """Every move."""
-    return answer({"transitions": query.transitions(call.engine.app, org, run_id)})
+    moves = tuple(views.transitions(call.engine.app, org, run_id))
+    return answer(TransitionsView(transitions=moves))
 
 
 def evidence(call: Call, org: str, run_id: str) -> Response:
     """What the steps proved."""
-    return answer({"evidence": query.evidence(call.engine.app, org, run_id)})
+    return answer(EvidencesView(evidence=tuple(views.evidence(call.engine.app, org, run_id))))
 
 
 def cancel(call: Call, org: str, run_id: str) -> Response:
     """Asks for the end of the run. A run that has ended stays as it is."""
-    query.find_run(call.engine.app, org, run_id)
+    views.find_run(call.engine.app, org, run_id)
     after = call.engine.coordinator.cancel(run_id)
     if after is None:
         raise NotFound(f"there is no run {run_id!r} of organization {org!r}", code="run_not_found")
-    return answer(query.run_view(after))
+    return answer(views.run_view(after))
 
 
 def quota(call: Call, org: str) -> Response:
@@ -153,7 +192,7 @@ def quota(call: Call, org: str) -> Response:
     usage = call.engine.app.accounts.usage(org, call.engine.app.now())
     if usage is None:
         raise NotFound(f"there is no organization {org!r}", code="org_not_found")
-    return answer(usage._asdict())
+    return answer(QuotaView(**usage._asdict()))
 
 
 def catalog(call: Call, org: str) -> Response:
@@ -162,38 +201,39 @@ def catalog(call: Call, org: str) -> Response:
     found = call.engine.app.catalog()
     rows = [(address, found.get(address)) for address in found.addresses()]
     return answer(
-        {
-            "pipelines": [
-                {
-                    "address": address,
-                    "pipeline_id": pipeline.pipeline_id,
-                    "name": pipeline.name,
-                    "description": pipeline.description,
-                    "provider": pipeline.provider,
-                    "domain": pipeline.domain,
-                    "steps": [step.step_id for step in pipeline.steps],
-                }
+        CatalogView(
+            pipelines=tuple(
+                PipelineView(
+                    address=address,
+                    pipeline_id=pipeline.pipeline_id,
+                    name=pipeline.name,
+                    description=pipeline.description,
+                    provider=pipeline.provider,
+                    domain=pipeline.domain,
+                    steps=tuple(step.step_id for step in pipeline.steps),
+                )
                 for address, pipeline in rows
-            ]
-        }
+            )
+        )
     )
 
 
-def _asked(call: Call) -> RunRequest:
-    given = call.query(_RUN_FIELDS)
-    asked = call.body(RunRequest)
-    faults = []
-    merged: dict[str, object] = {}
-    for name, text in given.items():
-        if getattr(asked, name) not in (None, False):
-            faults.append(Fault(name, "is given in the query and in the body; give it once"))
-        if name == "dry_run" and text not in ("true", "false"):
-            faults.append(Fault(name, f"{text!r} is neither true nor false"))
-        merged[name] = text == "true" if name == "dry_run" else text
+def _merged(query: RunQuery, body: RunRequest) -> RunRequest:
+    """What was asked in either place. Raises Invalid for what was asked in both."""
+    unset = RunQuery()
+    given = {
+        name: getattr(query, name)
+        for name in query.__struct_fields__
+        if getattr(query, name) != getattr(unset, name)
+    }
+    faults = [
+        Fault(name, "is given in the query and in the body; give it once")
+        for name in given
+        if getattr(body, name) != getattr(unset, name)
+    ]
     if faults:
         raise Invalid("the request is not valid", faults)
-    body = {name: getattr(asked, name) for name in asked.__struct_fields__}
-    return RunRequest(**{**body, **merged})
+    return msgspec.structs.replace(body, **given)
 
 
 def _key(call: Call) -> str | None:
@@ -212,17 +252,17 @@ def _trace(call: Call) -> str:
 
 def _accepted(done: Submitted) -> Response:
     org, run_id = done.run.org, done.run.run_id
-    links = {
-        "status": f"/api/v1/pipelines/status/{org}/{run_id}",
-        "logs": f"/api/v1/pipelines/logs/{org}/{run_id}",
-        "evidence": f"/api/v1/pipelines/evidence/{org}/{run_id}",
-        "cancel": f"/api/v1/pipelines/cancel/{org}/{run_id}",
-        "retry": f"/api/v1/pipelines/retry/{org}/{run_id}",
-    }
-    headers = {"Location": links["status"]}
+    links = Links(
+        status=f"/api/v1/pipelines/status/{org}/{run_id}",
+        logs=f"/api/v1/pipelines/logs/{org}/{run_id}",
+        evidence=f"/api/v1/pipelines/evidence/{org}/{run_id}",
+        cancel=f"/api/v1/pipelines/cancel/{org}/{run_id}",
+        retry=f"/api/v1/pipelines/retry/{org}/{run_id}",
+    )
+    headers = {"Location": links.status}
     if done.replayed:
         headers["Idempotency-Replayed"] = "true"
-    return answer({"run_id": run_id, "status": "accepted", "links": links}, 202, headers)
+    return answer(AcceptedView(run_id=run_id, links=links), 202, headers)
 
 
 def _known_org(call: Call, org: str) -> None:
@@ -230,15 +270,11 @@ def _known_org(call: Call, org: str) -> None:
         raise NotFound(f"there is no organization {org!r}", code="org_not_found")
 
 
-def _time(name: str, given: dict[str, str], faults: list[Fault]) -> datetime | None:
-    text = given.get(name)
-    if text is None:
-        return None
+def _utc(at: datetime | None) -> datetime | None:
+    """The time in UTC, where one without a zone is, and one that is before or after all of UTC."""
+    if at is None or at.tzinfo is None:
+        return at if at is None else at.replace(tzinfo=UTC)
     try:
-        at = datetime.fromisoformat(text)
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError):  # the first day of all, east of Greenwich
-        faults.append(
-            Fault(name, f"{text!r} is not an ISO 8601 time, such as 2026-01-31T00:00:00Z")
-        )
-        return None
+        return at.astimezone(UTC)
+    except OverflowError:  # the first day of all east of Greenwich, or the last one west of it
+        return at.replace(tzinfo=UTC)

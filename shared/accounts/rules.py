@@ -82,7 +82,7 @@ def columns(limits: Limits) -> dict[str, int | None]:
 
 def no_organization(slug: str) -> NotFound:
     """What to raise for a slug that nobody has."""
-    return NotFound(f"there is no organization {slug!r}", code="organization_not_found")
+    return NotFound(f"there is no organization {slug!r}", code="org_not_found")
 
 
 def _name_faults(name: str) -> list[Fault]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -33,6 +33,17 @@ def from_json(value: object, kind: type[T], *, what: str = "the body") -> T:
     return msgspec.convert(value, kind)
 
 
+def from_texts(texts: Mapping[str, str], kind: type[T], *, what: str) -> T:
+    """A record whose fields were all given as texts: the query of a URL. Raises Invalid with all faults.
+
+    A number is of digits, a switch `true` or `false`; a day where a time is wanted is its midnight UTC.
+    """
+    fields = _fields(kind)
+    return from_json(
+        {name: _plain(fields.get(name), text) for name, text in texts.items()}, kind, what=what
+    )
+
+
 def check(
     value: object,
     kind: type,
@@ -55,6 +66,31 @@ def check(
             message, inner = _where(str(error))
             walk.add((*path, *inner), message)
     return walk.faults
+
+
+def _fields(kind: type) -> dict[str, nodes.Type]:
+    record = _type_info(kind)
+    fields = record.fields if isinstance(record, nodes.StructType) else ()
+    return {field.encode_name: field.type for field in fields}
+
+
+def _plain(node: nodes.Type | None, text: str) -> object:
+    """What the text says of a value of that type; the text itself where it says none."""
+    match node if node is None else bare(node):
+        case nodes.UnionType(types=options):
+            (some,) = (one for one in options if not isinstance(bare(one), nodes.NoneType))
+            return _plain(some, text)
+        case nodes.IntType() if _WHOLE.fullmatch(text):
+            return int(text)
+        case nodes.BoolType() if text in ("true", "false"):
+            return text == "true"
+        case nodes.DateTimeType() if _DAY.fullmatch(text):
+            return f"{text}T00:00:00Z"
+    return text
+
+
+_WHOLE = re.compile(r"-?[0-9]{1,100}")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 @lru_cache(maxsize=512)

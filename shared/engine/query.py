@@ -12,7 +12,18 @@ from shared.core.lineage import Evidence
 from shared.core.plan import Plan
 from shared.core.record import Document, Json
 from shared.core.resume import MAX_RETRIES, retry_id
-from shared.core.run import Attempt, ErrorInfo, Run, RunStatus, StepStatus, Summary
+from shared.core.run import (
+    Attempt,
+    AttemptStatus,
+    ErrorInfo,
+    Outcome,
+    Result,
+    Run,
+    RunStatus,
+    StepStatus,
+    Summary,
+    Trigger,
+)
 from shared.errors import NotFound
 from shared.state import HistoryFilter, StoredRun
 
@@ -51,8 +62,8 @@ class RunView(View, frozen=True, kw_only=True):
     pipeline: str
     pipeline_id: str
     status: RunStatus
-    outcome: str | None
-    trigger: str
+    outcome: Outcome | None
+    trigger: Trigger
     start_date: date
     end_date: date
     credential_id: str
@@ -83,8 +94,8 @@ class AttemptView(View, frozen=True, kw_only=True):
 
     step_id: str
     attempt: int
-    status: str
-    result: str | None
+    status: AttemptStatus
+    result: Result | None
     started_at: datetime
     finished_at: datetime | None
     duration_seconds: float | None

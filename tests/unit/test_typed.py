@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from shared.core.places import UNREAD
 from shared.core.record import Json, Record
-from shared.core.typed import check, from_json
+from shared.core.typed import check, from_json, from_texts
 from shared.errors import Invalid
 from tests.support.examples import examples
 
@@ -279,3 +279,42 @@ def test_the_walk_and_msgspec_agree_on_what_fits(value: Any) -> None:
 def test_templates_only_ever_excuse(value: Any) -> None:
     strict, trusting = check(value, Outer), check(value, Outer, templates=True)
     assert len(trusting) <= len(strict)
+
+
+class Asked(Record, frozen=True, kw_only=True):
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    whole: bool = False
+    since: datetime | None = None
+    colour: Colour | None = None
+    word: str | None = None
+
+
+def test_texts_are_read_as_what_they_are_meant_to_be() -> None:
+    texts = {"limit": "7", "whole": "true", "since": "2026-01-31", "colour": "red", "word": "7"}
+    asked = from_texts(texts, Asked, what="the query")
+    assert (asked.limit, asked.whole, asked.colour, asked.word) == (7, True, Colour.RED, "7")
+    assert asked.since == datetime(2026, 1, 31, tzinfo=UTC)
+    assert from_texts({}, Asked, what="the query") == Asked()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("limit", "0"),
+        ("limit", "201"),
+        ("limit", ""),
+        ("limit", "1.0"),
+        ("limit", "٣"),
+        ("limit", "9" * 5000),
+        ("whole", "True"),
+        ("whole", "1"),
+        ("since", "soon"),
+        ("since", "2026-02-30"),
+        ("colour", "blue"),
+        ("wrod", "x"),
+    ],
+)
+def test_a_text_that_means_nothing_is_a_fault_at_its_name(name: str, text: str) -> None:
+    with pytest.raises(Invalid, match="the query has a fault") as refused:
+        from_texts({name: text}, Asked, what="the query")
+    assert [fault.where for fault in refused.value.faults] == [name]

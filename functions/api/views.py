@@ -1,0 +1,129 @@
+"""What the API answers where it is more than a view of the engine: lists, links, and what is said once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from shared.accounts import ApiKey, Limits, Organization
+from shared.core.record import Json
+from shared.engine.query import AttemptView, EvidenceView, TransitionView, View
+from shared.vault import CredentialInfo
+
+
+class HealthView(View, frozen=True, kw_only=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class ReadyView(View, frozen=True, kw_only=True):
+    """The stores answer, and so many pipelines can be run."""
+
+    status: Literal["ready"] = "ready"
+    pipelines: int
+
+
+class Links(View, frozen=True, kw_only=True):
+    """Where to go on with a run."""
+
+    status: str
+    logs: str
+    evidence: str
+    cancel: str
+    retry: str
+
+
+class AcceptedView(View, frozen=True, kw_only=True):
+    """A run that is stored and will be brought to an end."""
+
+    run_id: str
+    status: Literal["accepted"] = "accepted"
+    links: Links
+
+
+class LogsView(View, frozen=True, kw_only=True):
+    """Lines of the log, in order of time. Each has severity, time, message, step and attempt."""
+
+    lines: tuple[dict[str, Json], ...]
+
+
+class AttemptsView(View, frozen=True, kw_only=True):
+    """Every attempt, in the order of their start."""
+
+    attempts: tuple[AttemptView, ...]
+
+
+class TransitionsView(View, frozen=True, kw_only=True):
+    """Every move, in order."""
+
+    transitions: tuple[TransitionView, ...]
+
+
+class EvidencesView(View, frozen=True, kw_only=True):
+    """What every attempt proved."""
+
+    evidence: tuple[EvidenceView, ...]
+
+
+class QuotaView(View, frozen=True, kw_only=True):
+    """What an organization has used. Days and months begin at midnight UTC."""
+
+    limits: Limits
+    concurrent: int
+    today: int
+    month: int
+    succeeded: int
+    failed: int
+    daily_resets_at: datetime
+    monthly_resets_at: datetime
+
+
+class PipelineView(View, frozen=True, kw_only=True):
+    """A pipeline that can be run, at its address."""
+
+    address: str
+    pipeline_id: str
+    name: str
+    description: str
+    provider: str
+    domain: str
+    steps: tuple[str, ...]
+
+
+class CatalogView(View, frozen=True, kw_only=True):
+    """Every pipeline, by address."""
+
+    pipelines: tuple[PipelineView, ...]
+
+
+class OrganizationsView(View, frozen=True, kw_only=True):
+    """Every organization."""
+
+    organizations: tuple[Organization, ...]
+
+
+class KeysView(View, frozen=True, kw_only=True):
+    """The keys of an organization, without their text."""
+
+    keys: tuple[ApiKey, ...]
+
+
+class MadeKeyView(View, frozen=True, kw_only=True):
+    """A new key. `api_key` is its text: it is shown this once, and stored only as a hash."""
+
+    key: ApiKey
+    api_key: str
+
+
+class CredentialsView(View, frozen=True, kw_only=True):
+    """Active credentials, without their secrets."""
+
+    credentials: tuple[CredentialInfo, ...]
+
+
+class RewrappedView(View, frozen=True, kw_only=True):
+    """How many data keys were wrapped anew."""
+
+    rewrapped: int
