@@ -135,9 +135,10 @@ class BigQueryWarehouse:
                     )
                     with session.transaction():
                         marked = loading.run()
-                added = self._tables.shape(load.dataset, table)
                 made = Replacement(writer, load.source_version, marked, sink.staged, ingested_at)
-                committed_at = self._commit(ledger, known, made)
+                with self._turn(ledger):
+                    added = self._tables.shape(load.dataset, table)
+                    committed_at = self._commit(ledger, known, made)
         return receipt(loading, marked, added, committed_at)
 
     def call(
@@ -165,8 +166,8 @@ class BigQueryWarehouse:
             if (dataset, parsed.version) not in self._routines:
                 calling.create()
                 self._routines.add((dataset, parsed.version))
-            added = self._tables.shape(dataset, parsed.output)
             with self._turn(ledger):
+                added = self._tables.shape(dataset, parsed.output)
                 for again in range(_COMMITS):
                     by = ledger.behind_its_input(known, writer)
                     ledger.fence(known, by, parsed.version)
@@ -214,19 +215,18 @@ class BigQueryWarehouse:
 
     def _commit(self, ledger: BigQueryLedger, known: Known, made: Replacement) -> datetime:
         """Replaces the slices, and says when. Raises Terminal (`superseded`, `verification`)."""
-        with self._turn(ledger):
-            for again in range(_COMMITS):
-                at = self._now()
-                verdict = ledger.commit(f"commit-{again}", known, made, at)
-                if verdict == COMMITTED:
-                    return at
-                if verdict == LOST:
-                    raise Terminal(
-                        f"{ledger.table}: a staging table does not hold any more what was verified",
-                        code="verification",
-                    )
-                known = ledger.known(f"known-{again}")
-                ledger.fence(known, made.writer, made.source_version)
+        for again in range(_COMMITS):
+            at = self._now()
+            verdict = ledger.commit(f"commit-{again}", known, made, at)
+            if verdict == COMMITTED:
+                return at
+            if verdict == LOST:
+                raise Terminal(
+                    f"{ledger.table}: a staging table does not hold any more what was verified",
+                    code="verification",
+                )
+            known = ledger.known(f"known-{again}")
+            ledger.fence(known, made.writer, made.source_version)
         raise self._restless(ledger)
 
     def _turn(self, ledger: BigQueryLedger) -> AbstractContextManager[None]:

@@ -65,7 +65,8 @@ _KEY = (
     "x_org_slug = in_org_slug AND x_pipeline_id = in_pipeline_id "
     "AND x_credential_id = in_credential_id AND x_pipeline_run_date IN UNNEST(in_run_dates)"
 )
-_DIGITS = 2**64
+# NUMERIC, since an INT64 ends at half of it.
+_DIGITS, _HALF = f"NUMERIC '{2**64}'", f"NUMERIC '{2**32}'"
 
 
 def parameter_types(procedure: Procedure) -> dict[str, str]:
@@ -224,10 +225,11 @@ def _marks(procedure: Procedure) -> str:
     )
     # As the sums of a load are told: modulo 2^64, sixteen hexadecimal digits.
     digest = f"MOD(MOD(COALESCE(held.digest, 0), {_DIGITS}) + {_DIGITS}, {_DIGITS})"
+    high, low = f"DIV({digest}, {_HALF})", f"MOD({digest}, {_HALF})"
     return f"""    SELECT in_org_slug, in_pipeline_id, in_credential_id, covered, '{procedure.output.name}',
       in_run_id, in_step_id, in_attempt, in_run_created_at, in_source_version, in_source_at,
       COALESCE(held.found, 0), 0, PARSE_JSON(COALESCE(money.totals, '[]')),
-      FORMAT('%08x%08x', CAST(DIV({digest}, 4294967296) AS INT64), CAST(MOD({digest}, 4294967296) AS INT64)),
+      FORMAT('%08x%08x', CAST({high} AS INT64), CAST({low} AS INT64)),
       in_committed_at, DATE(in_ingested_at)
     FROM UNNEST(in_run_dates) AS covered
     LEFT JOIN (
@@ -240,24 +242,17 @@ def _marks(procedure: Procedure) -> str:
 
 
 def _told(procedure: Procedure) -> str:
-    texts = ["digest", *(f"sum_{place}" for place in range(len(procedure.totals)))]
+    """The fields of the answer: what `read` wants, sums as texts."""
+    sums = ["digest", *(f"sum_{place}" for place in range(len(procedure.totals)))]
     nulls = [f"nulls_{place}" for place in range(len(_watched(procedure)))]
-    return ", ".join(
-        [
-            "run_date",
-            "unit",
-            "found",
-            *(f"CAST({name} AS STRING) AS {name}" for name in texts),
-            *nulls,
-        ]
-    )
+    plain = [f"{name} AS {name}" for name in ("run_date", "unit", "found", *nulls)]
+    return ", ".join([*plain, *(f"CAST({name} AS STRING) AS {name}" for name in sums)])
 
 
 def _told_source(procedure: Procedure) -> str:
     sums = [f"sum_{place}" for place in range(len(procedure.totals))]
-    return ", ".join(
-        ["unit", "found", *(f"CAST(COALESCE({name}, 0) AS STRING) AS {name}" for name in sums)]
-    )
+    texts = [f"CAST(COALESCE({name}, 0) AS STRING) AS {name}" for name in sums]
+    return ", ".join(["unit AS unit", "found AS found", *texts])
 
 
 def _watched(procedure: Procedure) -> list[str]:
