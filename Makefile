@@ -29,13 +29,14 @@ test-cloud: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## the same p
 emulators: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## the whole system in the cloud mode, on emulators, with its API on port 8001
 	GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.support.emulate
 
-check: $(VENV)/.dev  ## lint, format, types, dependency rule, configs and their schema
+check: $(VENV)/.dev  ## lint, format, types, dependency rule, configs and their schema, pages of the API
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pipelines validate configs
 	$(BIN)/pipelines schema --check configs/schema.json
+	$(BIN)/python -m functions.api.reference --check
 
 format: $(VENV)/.dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .

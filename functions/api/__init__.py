@@ -10,7 +10,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from functions.api.http import Call, authenticate, authorize
 from functions.api.problems import problem
-from functions.api.routes import PREFIX, ROUTES, URLS, Route
+from functions.api.route import Route
+from functions.api.routes import PREFIX, ROUTES, URLS
 from shared.bootstrap import engine, new_id
 from shared.errors import NotFound, PipelinesError, RequestError, WrongMethod
 from shared.log import Log, fault_of

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
 from flask import Response
 from msgspec import Meta
 
-from functions.api.http import Call, answer
+from functions.api.http import Call, Time, answer
 from functions.api.views import (
     CredentialsView,
     KeysView,
@@ -46,7 +45,7 @@ class NewKey(Record, frozen=True, kw_only=True):
 
     name: Name
     scopes: Annotated[tuple[Scope, ...], Meta(min_length=1)] = (Scope.READ, Scope.EXECUTE)
-    expires_at: datetime | None = None
+    expires_at: Time | None = None
 
 
 class NewCredential(Record, frozen=True, kw_only=True):
@@ -90,8 +89,6 @@ def create_key(call: Call, org: str, body: NewKey) -> Response:
     """Creates a key; `api_key` is shown this once."""
     app = call.engine.app
     _organization(call, org)
-    if body.expires_at is not None and body.expires_at.tzinfo is None:
-        raise Invalid("the body is not valid", [Fault("expires_at", "needs a time zone")])
     key, text = app.accounts.create_key(org, body.name, body.scopes, app.now(), body.expires_at)
     return answer(MadeKeyView(key=key, api_key=text), 201)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ MAX_BODY_BYTES = 1_000_000
 MAX_PAGE = 200
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="How many there are on a page.")]
+Time = Annotated[datetime, Meta(tz=True)]
 R = TypeVar("R", bound=Record)
 
 

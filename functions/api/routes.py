@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from functools import cache
 
 from flask import Response
-from msgspec import Struct
+from msgspec import json
 from werkzeug.routing import Map, Rule
 
 from functions.api import admin, dead_letters, runs, views
-from functions.api.http import Call, NoQuery
+from functions.api.http import Call
+from functions.api.route import Route
 from shared.accounts import Organization, Scope
-from shared.core.record import Record
 from shared.engine.query import HistoryView, RunView, StatusView
 from shared.engine.submit import Preview
 from shared.vault import CredentialInfo
@@ -20,38 +19,17 @@ from shared.vault import CredentialInfo
 PREFIX = "/api/v1"
 
 
-class Route(NamedTuple):
-    """One method at one path. `run` takes the call, the path's values, `query` and `body` by name.
+def openapi(_call: Call) -> Response:
+    """This API, as OpenAPI 3.1 describes it."""
+    return Response(openapi_text(), mimetype="application/json")
 
-    `answers` has what it answers when all is well, by its status; None is an answer without a body.
-    Without `body` it takes none. `scope` None: open to everybody. `platform`: no key of an organization
-    may. `keyed`: it starts a run, once for an Idempotency-Key. `conflicts`: what else may be refused.
-    """
 
-    method: str
-    path: str
-    scope: Scope | None
-    run: Callable[..., Response]
-    answers: Mapping[int, type[Struct] | None]
-    query: type[Record] = NoQuery
-    body: type[Record] | None = None
-    platform: bool = False
-    keyed: bool = False
-    conflicts: tuple[int, ...] = ()
+@cache
+def openapi_text() -> bytes:
+    """What describes these routes, made once."""
+    from functions.api.openapi import document  # noqa: PLC0415  # most processes are never asked
 
-    @property
-    def name(self) -> str:
-        return f"{self.method} {self.path}"
-
-    def call(self, call: Call, values: Mapping[str, str]) -> Response:
-        """Reads what was sent, and answers it. Raises RequestError."""
-        given: dict[str, object] = {}
-        query = call.query(self.query)
-        if self.query is not NoQuery:
-            given["query"] = query
-        if self.body is not None:
-            given["body"] = call.body(self.body)
-        return self.run(call, **values, **given)
+    return json.encode(document(_ALL, PREFIX)) + b"\n"
 
 
 READ, EXECUTE, ADMIN = Scope.READ, Scope.EXECUTE, Scope.ADMIN
@@ -60,6 +38,7 @@ _OF_RUN = "<org>/<run_id>"
 _ALL = (
     Route("GET", "/health", None, runs.health, {200: views.HealthView}),
     Route("GET", "/ready", None, runs.ready, {200: views.ReadyView}),
+    Route("GET", "/openapi.json", None, openapi, {200: dict}),
     Route(
         "POST",
         "/pipelines/run/<org>/<provider>/<domain>/<pipeline>",

@@ -9,7 +9,7 @@ import msgspec
 from flask import Response
 from msgspec import Meta
 
-from functions.api.http import Call, Limit, answer
+from functions.api.http import Call, Limit, Time, answer
 from functions.api.views import (
     AcceptedView,
     AttemptsView,
@@ -74,14 +74,14 @@ class RetryRequest(Record, frozen=True, kw_only=True):
 
 
 class HistoryQuery(Record, frozen=True, kw_only=True):
-    """Which runs. A day stands for its midnight UTC, and a time without a zone is in UTC."""
+    """Which runs. A day stands for its midnight UTC."""
 
     pipeline_id: str | None = None
     status: RunStatus | None = None
     outcome: Outcome | None = None
     trigger: Trigger | None = None
-    created_from: datetime | None = None
-    created_before: datetime | None = None
+    created_from: Time | None = None
+    created_before: Time | None = None
     limit: Limit = 50
     cursor: Annotated[str, Meta(description="`next` of the page before.")] | None = None
 
@@ -271,10 +271,7 @@ def _known_org(call: Call, org: str) -> None:
 
 
 def _utc(at: datetime | None) -> datetime | None:
-    """The time in UTC, where one without a zone is, and one that is before or after all of UTC."""
-    if at is None or at.tzinfo is None:
-        return at if at is None else at.replace(tzinfo=UTC)
     try:
-        return at.astimezone(UTC)
+        return None if at is None else at.astimezone(UTC)
     except OverflowError:  # the first day of all east of Greenwich, or the last one west of it
-        return at.replace(tzinfo=UTC)
+        return None if at is None else at.replace(tzinfo=UTC)
