@@ -8,10 +8,11 @@ from flask import Response
 from msgspec import json
 from werkzeug.routing import Map, Rule
 
-from functions.api import admin, dead_letters, runs, views
+from functions.api import admin, dead_letters, logs, runs, views
 from functions.api.http import Call
 from functions.api.route import Route
 from shared.accounts import Organization, Scope
+from shared.engine.logs import LogView
 from shared.engine.query import HistoryView, RunView, StatusView
 from shared.engine.submit import Preview
 from shared.vault import CredentialInfo
@@ -63,9 +64,17 @@ _ALL = (
         "GET",
         f"/pipelines/logs/{_OF_RUN}",
         READ,
-        runs.logs,
-        {200: views.LogsView},
-        query=runs.LogsQuery,
+        logs.logs,
+        {200: LogView},
+        query=logs.LogsQuery,
+    ),
+    Route(
+        "GET",
+        f"/pipelines/logs/{_OF_RUN}/download",
+        READ,
+        logs.download_logs,
+        {200: LogView},
+        query=logs.DownloadQuery,
     ),
     Route("GET", f"/pipelines/logs/{_OF_RUN}/steps", READ, runs.steps, {200: views.AttemptsView}),
     Route(

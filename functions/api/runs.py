@@ -17,7 +17,6 @@ from functions.api.views import (
     EvidencesView,
     HealthView,
     Links,
-    LogsView,
     PipelineView,
     QuotaView,
     ReadyView,
@@ -86,12 +85,6 @@ class HistoryQuery(Record, frozen=True, kw_only=True):
     cursor: Annotated[str, Meta(description="`next` of the page before.")] | None = None
 
 
-class LogsQuery(Record, frozen=True, kw_only=True):
-    """Which lines."""
-
-    step_id: str | None = None
-
-
 def health(call: Call) -> Response:
     """The process answers."""
     return answer(HealthView(version=call.engine.app.code_version))
@@ -155,11 +148,6 @@ def history(call: Call, org: str, query: HistoryQuery) -> Response:
         created_before=_utc(query.created_before),
     )
     return answer(views.history(call.engine.app, org, where, query.limit, query.cursor))
-
-
-def logs(call: Call, org: str, run_id: str, query: LogsQuery) -> Response:
-    """The lines that the run's steps wrote."""
-    return answer(LogsView(lines=tuple(views.logs(call.engine.app, org, run_id, query.step_id))))
 
 
 def steps(call: Call, org: str, run_id: str) -> Response:

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Literal
 
 from shared.accounts import ApiKey, Limits, Organization
-from shared.core.record import Json
 from shared.engine.query import AttemptView, EvidenceView, TransitionView, View
 from shared.vault import CredentialInfo
 
@@ -41,12 +40,6 @@ class AcceptedView(View, frozen=True, kw_only=True):
     run_id: str
     status: Literal["accepted"] = "accepted"
     links: Links
-
-
-class LogsView(View, frozen=True, kw_only=True):
-    """Lines of the log, in order of time. Each has severity, time, message, step and attempt."""
-
-    lines: tuple[dict[str, Json], ...]
 
 
 class AttemptsView(View, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -177,22 +178,58 @@ def logs(
     transitions: Annotated[
         bool, typer.Option("--transitions", help="Every move instead of the lines.")
     ] = False,
+    level: Annotated[
+        str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR: of this level and above.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is written until the run ends.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What the steps of a run wrote; or its attempts; or its moves."""
-    if steps + transitions + (step is not None) > 1:
-        raise Stop(Code.BAD_INPUT, "--step, --steps and --transitions: give one of them")
-    client, org = session(org, as_json=as_json)
-    more = ["steps"] if steps else ["transitions"] if transitions else []
-    answer = client.get("pipelines", "logs", org, run_id, *more, query={"step_id": step})
-    if as_json:
-        show.verbatim(answer)
-    elif steps:
-        _attempts(answer.body["attempts"])
-    elif transitions:
-        _transitions(answer.body["transitions"])
-    else:
-        _lines(answer.body["lines"])
+    of_lines = step is not None or level is not None or follow
+    if steps + transitions + of_lines > 1:
+        raise Stop(
+            Code.BAD_INPUT,
+            "--steps and --transitions: give one of them, without --step, --level and --follow",
+        )
+    client, org = talk = session(org, as_json=as_json)
+    if steps or transitions:
+        answer = client.get("pipelines", "logs", org, run_id, "steps" if steps else "transitions")
+        if as_json:
+            show.verbatim(answer)
+        elif steps:
+            _attempts(answer.body["attempts"])
+        else:
+            _transitions(answer.body["transitions"])
+        return
+    query = {"step_id": step, "level": level, "limit": "200"}
+    if follow:
+        query["follow"] = "true"
+    try:
+        for answer in _pages(talk, run_id, query):
+            if as_json:
+                show.verbatim(answer)
+            else:
+                _lines(answer.body["lines"])
+    except KeyboardInterrupt:
+        raise Stop(
+            Code.INTERRUPTED, f"interrupted; what happens to run {run_id}, goes on"
+        ) from None
+
+
+def _pages(talk: Session, run_id: str, query: dict[str, str | None]) -> Iterator[Answer]:
+    """The lines there are; and where one follows, those that come, until the run ends."""
+    cursor = None
+    while True:
+        asked = {**query, "cursor": cursor}
+        answer = talk.client.get("pipelines", "logs", talk.org, run_id, query=asked)
+        yield answer
+        new = answer.body["next"]
+        # At the end of a run at work the cursor stays where it is.
+        if new is None or (new == cursor and "follow" not in query):
+            return
+        cursor = new
 
 
 def history(
@@ -464,21 +501,17 @@ def _days(one: dict[str, Any]) -> str:
 
 def _lines(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        severity = str(row.get("severity", ""))
-        fields = {
-            name: value
-            for name, value in row.items()
-            if name not in ("severity", "time", "message", "step", "attempt")
-        }
+        severity = row["severity"]
+        fields = row["fields"]
         show.lines(
             Text.assemble(
-                (show.clock(row.get("time")), "dim"),
-                f"  {row.get('step', '')}.{row.get('attempt', '')}  ",
+                (show.clock(row["time"]), "dim"),
+                f"  {row['step_id']}.{row['attempt']}  ",
                 show.state(severity.ljust(7)) if severity not in ("WARNING", "ERROR") else "",
                 (severity.ljust(7), "yellow" if severity == "WARNING" else "bold red")
                 if severity in ("WARNING", "ERROR")
                 else "",
-                f"  {row.get('message', '')}",
+                f"  {row['message']}",
                 (f"  {show.value(fields)}" if fields else "", "dim"),
             )
         )

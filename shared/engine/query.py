@@ -183,15 +183,6 @@ def transitions(app: App, org: str, run_id: str) -> list[TransitionView]:
     ]
 
 
-def logs(app: App, org: str, run_id: str, step_id: str | None) -> list[dict[str, Any]]:
-    """The run's log lines in order of time. Raises NotFound."""
-    find_run(app, org, run_id)
-    lines: list[dict[str, Any]] = []
-    for chunk in app.runs.logs(run_id, step_id):
-        lines.extend(msgspec.json.decode(line) for line in chunk.lines.splitlines() if line)
-    return sorted(lines, key=lambda line: str(line.get("time", "")))
-
-
 def evidence(app: App, org: str, run_id: str) -> list[EvidenceView]:
     """The evidence of every attempt that has some, and of the steps taken over. Raises NotFound."""
     run = find_run(app, org, run_id).run

@@ -42,6 +42,8 @@ MAX_LOG_BYTES = 256 * 1024
 MAX_EVIDENCE_BYTES = 512 * 1024
 LISTED_OBJECTS = 1000
 MAX_LINE_BYTES = 16 * 1024
+_MAX_EVENT_BYTES = 1024
+_OUR_FIELDS = frozenset({"severity", "time", "message", "step", "attempt", "org", "run", "event"})
 _OVERRUN_GRACE = timedelta(seconds=30)
 _OUR_STORE = "a store of the engine could not be reached"  # which, and where, is for its operator
 
@@ -126,8 +128,11 @@ class Worker:
         how = self._run(message, lease, log)
         if how is None:
             app.runs.record_late(message.run_id, message.step_id, message.attempt, "stopped")
-        else:
-            self._close(message, lease, how._replace(log=log.rest()))
+            log.flush()
+            return
+        rest = log.rest()
+        if not self._close(message, lease, how._replace(log=rest)):
+            log.keep(rest)
 
     def _is_claimed(self, message: StepMessage) -> bool:
         there = self._app.runs.attempt(message.run_id, message.step_id, message.attempt)
@@ -185,22 +190,25 @@ class Worker:
         log.error("step.failed", code=error.code, error=error.message)
         return Close(outcome, app.now(), error=error, retry_after_seconds=retry_after)
 
-    def _close(self, message: StepMessage, lease: Lease, how: Close) -> None:
+    def _close(self, message: StepMessage, lease: Lease, how: Close) -> bool:
+        """False: the attempt is closed, but by somebody else."""
         app = self._app
         if app.runs.close_attempt(lease.stored, how):
             self._tell(message)
-            return
+            return True
         there = app.runs.attempt(message.run_id, message.step_id, message.attempt)
-        if there is None:
-            return
-        if not there.attempt.closed:
-            # A heartbeat of ours came between: the attempt is as we renewed it.
-            if there.attempt.owner == lease.stored.attempt.owner and app.runs.close_attempt(
-                there, how
-            ):
-                self._tell(message)
-            return
-        app.runs.record_late(message.run_id, message.step_id, message.attempt, how.result)
+        # A heartbeat of ours may have come between: then the attempt is as we renewed it.
+        if (
+            there is not None
+            and not there.attempt.closed
+            and there.attempt.owner == lease.stored.attempt.owner
+            and app.runs.close_attempt(there, how)
+        ):
+            self._tell(message)
+            return True
+        if there is not None and there.attempt.closed:
+            app.runs.record_late(message.run_id, message.step_id, message.attempt, how.result)
+        return False
 
     def _tell(self, message: StepMessage) -> None:
         done = CompletionMessage(
@@ -290,7 +298,8 @@ class RunningStep:
 class StepLines:
     """The log of one attempt: kept in memory, flushed as numbered chunks with each lease renewal.
 
-    The step's thread and that of the leases both flush.
+    The step's thread and that of the leases both flush. A store that is away does not fail a step that
+    writes to its log: one chunk waits, and beyond another one's lines, lines are dropped and counted.
     """
 
     def __init__(self, app: App, message: StepMessage) -> None:
@@ -299,7 +308,9 @@ class StepLines:
         self._guard = threading.RLock()
         self._lines: list[bytes] = []
         self._bytes = 0
+        self._dropped = 0
         self._chunks = 0
+        self._chunk: LogChunk | None = None  # made, and not known to be stored
 
     def info(self, event: str, **fields: object) -> None:
         self._add(Level.INFO, event, fields)
@@ -311,39 +322,70 @@ class StepLines:
         self._add(Level.ERROR, event, fields)
 
     def flush(self) -> None:
-        """Stores what was written since the last flush as the next chunk."""
+        """Stores what was written since the last flush. Raises Unavailable: then it comes with the next."""
         with self._guard:
-            lines = self.rest()
+            self._store()
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                self.warning("log.lines_dropped", lines=dropped)
+            lines = self._take()
             if lines:
                 self._chunks += 1
                 message = self._message
-                self._app.runs.append_log(
-                    message.run_id, LogChunk(message.step_id, message.attempt, self._chunks, lines)
-                )
+                self._chunk = LogChunk(message.step_id, message.attempt, self._chunks, lines)
+                self._store()
 
     def rest(self) -> bytes:
-        """What was not flushed yet."""
+        """What no chunk has, for the close of the attempt to store. Raises Unavailable as `flush`."""
         with self._guard:
-            lines, self._lines, self._bytes = self._lines, [], 0
-        return b"".join(lines)
+            self._store()
+            return self._take()
 
-    def _add(self, level: Level, event: str, fields: dict[str, object]) -> None:
+    def keep(self, lines: bytes) -> None:
+        """Stores the rest as a chunk, since the close that should have stored it was somebody else's."""
+        with self._guard:
+            self._lines.insert(0, lines)
+            self._bytes += len(lines)
+            self.flush()
+
+    def _take(self) -> bytes:
+        lines, self._lines, self._bytes = b"".join(self._lines), [], 0
+        return lines
+
+    def _store(self) -> None:
+        # The same lines as often as it takes: a try without an answer may have stored them.
+        if self._chunk is not None:
+            self._app.runs.append_log(self._message.run_id, self._chunk, self._app.now())
+            self._chunk = None
+
+    def _add(self, level: Level, event: str, given: dict[str, object]) -> None:
         message = self._message
         place: dict[str, object] = {"step": message.step_id, "attempt": message.attempt}
+        fields = {f"{name}_" if name in _OUR_FIELDS else name: given[name] for name in given}
         now = self._app.now()
         line = line_of(level, event, {**place, **fields}, now).encode() + b"\n"
         if len(line) > MAX_LINE_BYTES:
             began = line[:1000].decode(errors="ignore")
+            event = clip(event, _MAX_EVENT_BYTES)
             line = line_of(level, event, {**place, "too_long": began}, now).encode() + b"\n"
         with self._guard:
             if self._bytes + len(line) > MAX_LOG_BYTES:
-                self.flush()
-            self._lines.append(line)
-            self._bytes += len(line)
+                self._make_room()
+            if self._bytes + len(line) > MAX_LOG_BYTES:
+                self._dropped += 1
+            else:
+                self._lines.append(line)
+                self._bytes += len(line)
         if level >= self._app.log.level:
             log = self._app.log
             write = {Level.WARNING: log.warning, Level.ERROR: log.error}.get(level, log.info)
             write(event, org=message.org, run=message.run_id, **place, **fields)
+
+    def _make_room(self) -> None:
+        try:
+            self.flush()
+        except Unavailable:
+            return  # the next flush tries again
 
 
 def _config(processor: Processor, message: StepMessage) -> object:

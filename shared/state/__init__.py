@@ -5,7 +5,7 @@ Every method that writes says what "no" means, and none overwrites what another 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -66,6 +66,13 @@ class LogChunk(NamedTuple):
     attempt: int
     number: int
     lines: bytes
+
+
+class PlacedChunk(NamedTuple):
+    """A chunk as read. `place` is where it stands in its run's log: what a reader goes on behind."""
+
+    place: str
+    chunk: LogChunk
 
 
 class RunStore(Protocol):
@@ -135,11 +142,25 @@ class RunStore(Protocol):
     def evidence(self, run_id: str) -> list[tuple[str, int, bytes]]:
         """(step, attempt, evidence) of every closed attempt that has evidence."""
 
-    def append_log(self, run_id: str, chunk: LogChunk) -> None:
-        """Stores a chunk of the log of a running attempt; the same number again replaces it."""
+    def append_log(self, run_id: str, chunk: LogChunk, at: datetime) -> None:
+        """Stores a chunk of the log of a running attempt; a number that is there stays as it is."""
 
-    def logs(self, run_id: str, step_id: str | None = None) -> Sequence[LogChunk]:
-        """The chunks of a run's log in order of step, attempt and number."""
+    def read_log(
+        self,
+        run_id: str,
+        after: str | None = None,
+        step_id: str | None = None,
+        *,
+        live: bool = False,
+        limit: int = 4,
+    ) -> list[PlacedChunk]:
+        """The next chunks behind the place `after`, in the order in which they were stored.
+
+        The log that is stored with the close of an attempt is a chunk too, which may be empty.
+        `live`: workers are at it; what is so young that something may still come before it is left
+        out, so that a reader who goes on behind the last place misses nothing. Raises Invalid for a
+        place that is not ours.
+        """
 
     def sync(self) -> None:
         """Returns when every write so far survives the process: before a caller is told of it."""

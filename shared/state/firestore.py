@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import Raw
@@ -40,10 +40,21 @@ from shared.firestore import (
     created,
     sayable,
 )
-from shared.state import Close, HistoryFilter, LogChunk, Page, StoredAttempt, StoredRun
+from shared.state import (
+    Close,
+    HistoryFilter,
+    LogChunk,
+    Page,
+    PlacedChunk,
+    StoredAttempt,
+    StoredRun,
+)
 
 RUNS, ATTEMPTS, LOGS = "runs", "attempts", "logs"
 KEEP = timedelta(days=400)  # a year, and time to compare with it
+# A chunk bears the time of its writer's clock, and is there when the last try to write it succeeded:
+# so long after it, nothing comes before it any more.
+SETTLED = timedelta(seconds=15)
 
 # The log that is stored with the close of an attempt follows every chunk flushed while it ran.
 LAST_CHUNK = 1 << 30
@@ -52,6 +63,16 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _PART_DIGITS = 10  # so that the order of ids is the order of numbers
 _RUN = ("doc", "plan", "writer")
+
+
+class _Source(NamedTuple):
+    """The fields of a collection that have a part of the log, and its time."""
+
+    time: str
+    text: str
+
+
+_LOG = {ATTEMPTS: _Source("closed_at", "log"), LOGS: _Source("at", "lines")}
 
 _encode = msgspec.json.Encoder().encode
 _texts = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -127,6 +148,7 @@ class FirestoreRunStore:
     def claim(self, attempt: Attempt) -> StoredAttempt | None:
         nonce = self._new_id()
         fields = {
+            "step_id": attempt.step_id,
             "closed_at": attempt.closed_at,
             "expire_at": attempt.started_at + self._keep,
             "nonce": nonce,
@@ -244,26 +266,50 @@ class FirestoreRunStore:
                 found.append((*_attempt_of(stored.path), evidence))
         return found
 
-    def append_log(self, run_id: str, chunk: LogChunk) -> None:
+    def append_log(self, run_id: str, chunk: LogChunk, at: datetime) -> None:
+        fields = {
+            "step_id": chunk.step_id,
+            "at": at,
+            "expire_at": at + self._keep,
+            "lines": _pack(chunk.lines),
+        }
         name = f"{attempt_key(chunk.step_id, chunk.attempt)}.{chunk.number:0{_PART_DIGITS}}"
-        fields = {"lines": _pack(chunk.lines), "expire_at": self._now() + self._keep}
         path = (RUNS, run_id, LOGS, name)
-        self._db.commit(f"store {'/'.join(path)}", Write(path, fields))
+        # One that is there has the same lines, and keeps its place in the order.
+        self._db.commit(f"store {'/'.join(path)}", created(path, fields))
 
-    def logs(self, run_id: str, step_id: str | None = None) -> Sequence[LogChunk]:
+    def read_log(
+        self,
+        run_id: str,
+        after: str | None = None,
+        step_id: str | None = None,
+        *,
+        live: bool = False,
+        limit: int = 4,
+    ) -> list[PlacedChunk]:
+        place = None if after is None else _read_place(after)
         if step_id is not None and not sayable((step_id,)):
             return []
-        chunks = []
-        for stored in self._db.query(_of_step(run_id, LOGS, step_id, "lines")):
-            key, _, number = stored.path[-1].rpartition(".")
-            step, _, attempt = key.rpartition(".")
-            lines = _unpacked(stored, "lines")
-            chunks.append(LogChunk(step, int(attempt), int(number), lines))
-        for stored in self._db.query(_of_step(run_id, ATTEMPTS, step_id, "log")):
-            if "log" in stored.fields:
-                lines = _unpacked(stored, "log")
-                chunks.append(LogChunk(*_attempt_of(stored.path), LAST_CHUNK, lines))
-        return sorted(chunks)
+        until = self._now() - SETTLED if live else None
+        # By time, and of one time the closes of attempts first.
+        found: list[tuple[_Place, Stored]] = []
+        for collection, (time, text) in _LOG.items():
+            query = Query(
+                (RUNS, run_id),
+                collection,
+                (time, text),
+                where=_log_of(step_id, time, until),
+                order=((time, False), (KEY, False)),
+                after=_behind(run_id, place, collection),
+                limit=limit,
+            )
+            for stored in self._db.query(query):
+                with _reading(stored):
+                    key = _Place(stored.fields[time], collection, stored.path[-1])
+                found.append((key, stored))
+        return [
+            PlacedChunk(_said_place(key), _chunk(stored)) for key, stored in sorted(found)[:limit]
+        ]
 
     def sync(self) -> None:
         """Nothing: every write is waited for."""
@@ -402,16 +448,55 @@ def _closed(run_id: str, mark: datetime | None, select: tuple[str, ...]) -> Quer
     )
 
 
-def _of_step(run_id: str, collection: str, step_id: str | None, field: str) -> Query:
-    """The documents whose id begins with the step's, or all; by id, which needs no index."""
-    where: tuple[Where, ...] = ()
-    if step_id is not None:
-        first, behind = f"{step_id}.0", f"{step_id}.:"  # a colon comes right after the digits
-        where = tuple(
-            Where(KEY, operator, Ref((RUNS, run_id, collection, name)))
-            for operator, name in ((">=", first), ("<", behind))
-        )
-    return Query((RUNS, run_id), collection, (field,), where=where, order=((KEY, False),))
+class _Place(NamedTuple):
+    """Where a chunk stands in a run's log. `attempts` sorts before `logs`."""
+
+    at: datetime
+    collection: str
+    name: str
+
+
+def _log_of(step_id: str | None, time: str, until: datetime | None) -> tuple[Where, ...]:
+    where = [] if step_id is None else [Where("step_id", "==", step_id)]
+    if until is not None:
+        where.append(Where(time, "<=", until))
+    return tuple(where)
+
+
+def _behind(run_id: str, place: _Place | None, collection: str) -> tuple[Value, ...]:
+    """What the documents of the collection that are behind the place come after."""
+    if place is None:
+        return ()
+    if place.collection == collection:
+        return place.at, Ref((RUNS, run_id, collection, place.name))
+    return (place.at if collection < place.collection else place.at - _MICROSECOND,)
+
+
+def _chunk(stored: Stored) -> LogChunk:
+    *_, collection, name = stored.path
+    text = _LOG[collection].text
+    lines = _unpacked(stored, text) if text in stored.fields else b""
+    with _reading(stored):
+        if collection == ATTEMPTS:
+            return LogChunk(*_attempt_of(stored.path), LAST_CHUNK, lines)
+        step_id, attempt, number = name.rsplit(".", 2)
+        return LogChunk(step_id, int(attempt), int(number), lines)
+
+
+def _said_place(place: _Place) -> str:
+    return f"{(place.at - _EPOCH) // _MICROSECOND}/{place.collection}/{place.name}"
+
+
+def _read_place(text: str) -> _Place:
+    micros, _, rest = text.partition("/")
+    collection, _, name = rest.partition("/")
+    known = micros.isascii() and micros.isdigit() and collection in _LOG and sayable((name,))
+    if known and len(micros) <= 18:
+        try:
+            return _Place(_EPOCH + int(micros) * _MICROSECOND, collection, name)
+        except OverflowError:
+            pass  # later than any time there is
+    raise Invalid("cursor: not a place in a log of ours")
 
 
 def _cursor(run: Run) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import cast
@@ -15,7 +15,15 @@ from shared.core.plan import Plan
 from shared.core.run import Attempt, AttemptStatus, Run, RunStatus
 from shared.errors import Invalid
 from shared.journal import Journal
-from shared.state import Close, HistoryFilter, LogChunk, Page, StoredAttempt, StoredRun
+from shared.state import (
+    Close,
+    HistoryFilter,
+    LogChunk,
+    Page,
+    PlacedChunk,
+    StoredAttempt,
+    StoredRun,
+)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -44,7 +52,6 @@ CREATE TABLE IF NOT EXISTS attempts (
     closed_at INTEGER,
     doc BLOB NOT NULL,
     evidence BLOB NOT NULL DEFAULT x'',
-    log BLOB NOT NULL DEFAULT x'',
     PRIMARY KEY (run_id, step_id, number)
 );
 CREATE INDEX IF NOT EXISTS attempts_open ON attempts (run_id) WHERE open;
@@ -56,10 +63,21 @@ CREATE TABLE IF NOT EXISTS log_chunks (
     lines BLOB NOT NULL,
     PRIMARY KEY (run_id, step_id, attempt, number)
 );
+CREATE INDEX IF NOT EXISTS log_order ON log_chunks (run_id);  -- by rowid: as they were stored
 """
 
 # The log that is stored with the close of an attempt follows every chunk flushed while it ran.
 LAST_CHUNK = 1 << 30
+
+_APPEND = (
+    "INSERT OR IGNORE INTO log_chunks (run_id, step_id, attempt, number, lines)"
+    " VALUES (?, ?, ?, ?, ?)"
+)
+_READ_LOG = (
+    "SELECT rowid, step_id, attempt, number, lines FROM log_chunks"
+    " WHERE run_id = :run AND rowid > :after AND (:step IS NULL OR step_id = :step)"
+    " ORDER BY rowid LIMIT :limit"
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -217,25 +235,28 @@ class SqliteRunStore:
     def _change(
         self, stored: StoredAttempt, after: Attempt, evidence: bytes = b"", log: bytes = b""
     ) -> bool:
+        key = (after.run_id, after.step_id, after.number)
         row = (
             not after.closed,
             _micros(after.closed_at),
             _encode(after),
             evidence,
-            log,
-            after.run_id,
-            after.step_id,
-            after.number,
+            *key,
             stored.version,
         )
-        cursor = self._journal.execute(
-            "UPDATE attempts SET open = ?, closed_at = ?, doc = ?, evidence = ?, log = ?,"
-            " version = version + 1"
-            " WHERE run_id = ? AND step_id = ? AND number = ? AND version = ?",
-            row,
-            wait=False,
-        )
-        return cursor.rowcount == 1
+
+        def update(db: sqlite3.Connection) -> bool:
+            changed = db.execute(
+                "UPDATE attempts SET open = ?, closed_at = ?, doc = ?, evidence = ?,"
+                " version = version + 1"
+                " WHERE run_id = ? AND step_id = ? AND number = ? AND version = ?",
+                row,
+            )
+            if changed.rowcount == 1 and log:
+                db.execute(_APPEND, (*key, LAST_CHUNK, log))
+            return changed.rowcount == 1
+
+        return self._journal.write(update, wait=False)
 
     def record_late(self, run_id: str, step_id: str, number: int, late: str) -> None:
         key = (run_id, step_id, number)
@@ -314,22 +335,27 @@ class SqliteRunStore:
             ).fetchall()
         )
 
-    def append_log(self, run_id: str, chunk: LogChunk) -> None:
+    def append_log(self, run_id: str, chunk: LogChunk, at: datetime) -> None:  # noqa: ARG002  # the file has an order of its own
         row = (run_id, chunk.step_id, chunk.attempt, chunk.number, chunk.lines)
-        self._journal.execute(
-            "INSERT OR REPLACE INTO log_chunks VALUES (?, ?, ?, ?, ?)", row, wait=False
-        )
+        self._journal.execute(_APPEND, row, wait=False)
 
-    def logs(self, run_id: str, step_id: str | None = None) -> Sequence[LogChunk]:
-        rows = self._journal.read(
-            lambda db: db.execute(
-                "SELECT step_id, attempt, number, lines FROM log_chunks WHERE run_id = :run"
-                " UNION ALL SELECT step_id, number, :last, log FROM attempts"
-                " WHERE run_id = :run AND log != x'' ORDER BY 1, 2, 3",
-                {"run": run_id, "last": LAST_CHUNK},
-            ).fetchall()
-        )
-        return [LogChunk(*row) for row in rows if step_id is None or row[0] == step_id]
+    def read_log(
+        self,
+        run_id: str,
+        after: str | None = None,
+        step_id: str | None = None,
+        *,
+        live: bool = False,  # noqa: ARG002  # one writer: nothing comes before what is there
+        limit: int = 4,
+    ) -> list[PlacedChunk]:
+        values = {
+            "run": run_id,
+            "after": 0 if after is None else _read_place(after),
+            "step": step_id,
+            "limit": limit,
+        }
+        rows = self._journal.read(lambda db: db.execute(_READ_LOG, values).fetchall())
+        return [PlacedChunk(str(place), LogChunk(*chunk)) for place, *chunk in rows]
 
     def unfinished(self) -> list[str]:
         """The runs that somebody still has to look at: what a restart begins with."""
@@ -374,3 +400,9 @@ def _read_cursor(cursor: str) -> tuple[int, str]:
     if not dot or not micros.isascii() or not micros.isdigit() or len(micros) > 18:
         raise Invalid("cursor: not one of ours; take it from `next` of the page before")
     return int(micros), run_id
+
+
+def _read_place(place: str) -> int:
+    if not place.isascii() or not place.isdigit() or len(place) > 18:
+        raise Invalid("cursor: not a place in a log of ours")
+    return int(place)

@@ -28,7 +28,7 @@ from shared.core.secret import Secret
 from shared.errors import Unavailable
 from shared.firestore import Database, changed
 from shared.state import Close, HistoryFilter, LogChunk
-from shared.state.firestore import FirestoreRunStore
+from shared.state.firestore import SETTLED, FirestoreRunStore
 from shared.vault.firestore import FirestoreVault
 from shared.vault.local import LocalKeyRing
 from tests.support.emulators import Emulator
@@ -163,8 +163,8 @@ def test_a_write_whose_answer_is_lost_counts_once_and_is_known_to(firestore: Fir
     watch.after = once(nothing)  # a blind write is not refused when it comes again
     runs.record_late("r1", "alpha", 1, "ok")
     watch.after = once(nothing)
-    runs.append_log("r1", LogChunk("alpha", 1, 1, b"x\n"))
-    assert [chunk.lines for chunk in runs.logs("r1")] == [b"x\n"]
+    runs.append_log("r1", LogChunk("alpha", 1, 1, b"x\n"), NOW)
+    assert [chunk.lines for _, chunk in runs.read_log("r1")] == [b"", b"x\n"]
 
 
 def test_what_another_wrote_first_is_never_taken_for_ones_own(firestore: Firestore) -> None:
@@ -277,7 +277,7 @@ def test_reading_attempts_fetches_neither_evidence_nor_log(firestore: Firestore)
     runs.run("r1")
     assert watch.received_bytes < 10_000
     assert runs.evidence("r1") == [("alpha", 1, noise)]
-    assert [chunk.lines for chunk in runs.logs("r1")] == [noise]
+    assert [chunk.lines for _, chunk in runs.read_log("r1")] == [noise]
 
 
 def test_the_logs_of_one_step_are_found_without_reading_those_of_others(
@@ -286,11 +286,23 @@ def test_the_logs_of_one_step_are_found_without_reading_those_of_others(
     runs, watch = firestore.runs, firestore.watch
     for step in ("alpha", "alpha-b", "alph", "alpha1", "beta"):
         for number in (1, 2, 11):
-            runs.append_log("r1", LogChunk(step, 10, number, f"{step} {number}\n".encode()))
-    lines = [chunk.lines for chunk in runs.logs("r1", "alpha")]
-    assert lines == [b"alpha 1\n", b"alpha 2\n", b"alpha 11\n"]
-    assert watch.read["logs by __name__"] == 3
-    assert len(runs.logs("r1")) == 15
+            lines = f"{step} {number}\n".encode()
+            runs.append_log("r1", LogChunk(step, 10, number, lines), NOW)
+    found = [chunk.lines for _, chunk in runs.read_log("r1", step_id="alpha")]
+    assert found == [b"alpha 1\n", b"alpha 2\n", b"alpha 11\n"]
+    assert watch.read["logs by at"] == 3
+    assert len(runs.read_log("r1", limit=100)) == 15
+
+
+def test_of_a_run_at_work_what_is_too_young_is_left_out(firestore: Firestore) -> None:
+    runs, now = firestore.runs, NOW
+    for step, at in (("alpha", now - SETTLED), ("beta", now)):
+        claimed = runs.claim(replace(attempt(), step_id=step))
+        assert claimed is not None
+        runs.append_log("r1", LogChunk(step, 1, 1, b"x\n"), at)
+        assert runs.close_attempt(claimed, Close(Result.OK, at, log=b"y\n"))
+    assert {chunk.step_id for _, chunk in runs.read_log("r1", live=True)} == {"alpha"}
+    assert len(runs.read_log("r1")) == 4
 
 
 # --- limits ---
@@ -300,14 +312,14 @@ def test_a_document_counts_as_long_as_it_is_there(firestore: Firestore) -> None:
     expired = firestore.store(firestore.database, keep=timedelta(days=-2))
     assert expired.create_run(run(), PLAN, "n1")
     assert expired.claim(attempt()) is not None
-    expired.append_log("r1", LogChunk("alpha", 1, 1, b"x\n"))
+    expired.append_log("r1", LogChunk("alpha", 1, 1, b"x\n"), NOW)
     path = ("runs", "r1")
     assert firestore.database.get([path])[path].fields["expire_at"] < NOW
     assert not expired.create_run(run(), PLAN, "n2")
     assert expired.claim(attempt("w2")) is None
     assert expired.due(NOW) == ["r1"]
     assert len(expired.history("acme", HistoryFilter()).runs) == 1
-    assert len(expired.logs("r1")) == 1
+    assert len(expired.read_log("r1")) == 1
 
 
 def test_what_is_larger_than_a_document_is_unavailable_and_changes_nothing(

@@ -238,7 +238,7 @@ def use_the_store(recorder: Recorder) -> set[str]:
     assert isinstance(renewed, StoredAttempt)
     assert called.close_attempt(renewed, Close(Result.OK, NOW, evidence=b"{}", log=b"x\n"))
     called.record_late("r1", "a", 1, "ok")
-    called.append_log("r1", LogChunk("a", 1, 1, b"x\n"))
+    called.append_log("r1", LogChunk("a", 1, 1, b"x\n"), NOW)
     called.attempt("r1", "a", 1)
     called.attempts("r1", [("a", 1)])
     called.closed_since("r1", None)
@@ -250,8 +250,9 @@ def use_the_store(recorder: Recorder) -> set[str]:
             called.history("acme", where, cursor=cursor)
     called.attempts_of("r1")
     called.evidence("r1")
-    called.logs("r1")
-    called.logs("r1", "a")
+    for step_id, live in itertools.product((None, "a"), (False, True)):
+        for place in (None, "1/logs/a.1.1", "1/attempts/a.1"):
+            called.read_log("r1", place, step_id, live=live)
     called.sync()
     called.close()
     return called.names

@@ -15,8 +15,10 @@ import pytest
 
 from shared.core.message import StepMessage
 from shared.engine.work import MAX_LOG_BYTES, StepLines
+from shared.errors import Unavailable
 from shared.journal import Journal
 from shared.log import Level, Log
+from shared.state import LogChunk
 from shared.state.sqlite import SqliteRunStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -47,6 +49,23 @@ def runs(tmp_path: Path) -> Iterator[SqliteRunStore]:
     journal.close()
 
 
+class Away(SqliteRunStore):
+    """Refuses the first chunks; with `applied`, it is only the answer that gets lost."""
+
+    def __init__(self, journal: Journal, refusals: int, *, applied: bool = False) -> None:
+        super().__init__(journal)
+        self.refusals = refusals
+        self._applied = applied
+
+    def append_log(self, run_id: str, chunk: LogChunk, at: datetime) -> None:
+        if self.refusals and self._applied:
+            super().append_log(run_id, chunk, at)
+        if self.refusals:
+            self.refusals -= 1
+            raise Unavailable("away")
+        super().append_log(run_id, chunk, at)
+
+
 def lines_of(runs: SqliteRunStore, message: Any = MESSAGE) -> StepLines:
     app = SimpleNamespace(runs=runs, now=lambda: NOW, log=Log(Level.ERROR))
     return StepLines(cast("Any", app), message)
@@ -54,7 +73,7 @@ def lines_of(runs: SqliteRunStore, message: Any = MESSAGE) -> StepLines:
 
 def kept(runs: SqliteRunStore, log: StepLines) -> list[dict[str, Any]]:
     log.flush()
-    text = b"".join(chunk.lines for chunk in runs.logs("r1"))
+    text = b"".join(chunk.lines for _, chunk in runs.read_log("r1", limit=1_000))
     return [msgspec.json.decode(line) for line in text.splitlines()]
 
 
@@ -97,3 +116,50 @@ def test_every_line_can_be_read_again(runs: SqliteRunStore, value: object) -> No
     odd, after = kept(runs, log)
     assert (odd["message"], odd["step"], odd["attempt"]) == ("odd", "one", 1)
     assert after["message"] == "next"
+
+
+@pytest.mark.parametrize("applied", [False, True], ids=["not stored", "stored, not answered"])
+def test_what_could_not_be_stored_comes_with_the_next_flush_and_once(
+    tmp_path: Path, applied: bool
+) -> None:
+    runs = Away(Journal(tmp_path / "state.db"), 1, applied=applied)
+    log = lines_of(runs)
+    log.info("first")
+    with pytest.raises(Unavailable):
+        log.flush()
+    log.info("second")
+    assert [line["message"] for line in kept(runs, log)] == ["first", "second"]
+    runs.close()
+
+
+def test_a_step_can_go_on_writing_while_the_store_is_away(tmp_path: Path) -> None:
+    runs = Away(Journal(tmp_path / "state.db"), 1_000_000)
+    log = lines_of(runs)
+    for number in range(200):
+        log.info("line", number=number, text="x" * 15_000)
+    runs.refusals = 0
+    found = kept(runs, log)
+    numbers = [line["number"] for line in found if line["message"] == "line"]
+    dropped = [line["lines"] for line in found if line["message"] == "log.lines_dropped"]
+    assert numbers == list(range(len(numbers)))
+    assert dropped == [200 - len(numbers)]
+    assert len(b"x" * 15_000) * len(numbers) <= 2 * MAX_LOG_BYTES
+    runs.close()
+
+
+def test_a_chunk_is_never_larger_than_it_may_be(runs: SqliteRunStore) -> None:
+    log = lines_of(runs)
+    for _ in range(100):
+        log.info("line", text="x" * 15_000)
+    assert len(log.rest()) <= MAX_LOG_BYTES
+    chunks = [chunk for _, chunk in runs.read_log("r1", limit=1_000)]
+    assert [chunk.number for chunk in chunks] == list(range(1, len(chunks) + 1))
+    assert all(len(chunk.lines) <= MAX_LOG_BYTES for chunk in chunks)
+
+
+def test_a_field_cannot_take_the_name_of_one_of_ours(runs: SqliteRunStore) -> None:
+    log = lines_of(runs)
+    log.error("odd", time="noon", step="x", org="y", severity="z", run=1)
+    (line,) = kept(runs, log)
+    assert (line["time"], line["step"], line["severity"]) == (NOW.isoformat(), "one", "ERROR")
+    assert (line["time_"], line["step_"], line["severity_"]) == ("noon", "x", "z")
