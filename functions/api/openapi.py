@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -204,7 +205,7 @@ def _operation(route: Route, schemas: Mapping[str, Schema]) -> Schema:
     else:
         whose = " of the platform" if route.platform or "<org>" not in route.path else ""
         told["description"] = (
-            f"{route.run.__doc__}\n\nNeeds a key{whose} with the scope {route.scope}."
+            f"{inspect.getdoc(route.run)}\n\nNeeds a key{whose} with the scope {route.scope}."
         )
     if route.body is not None:
         needed = bool(schemas[route.body.__name__].get("required"))
@@ -271,7 +272,10 @@ def _answer(route: Route, status: int) -> Schema:
     told: Schema = {"description": _STATUSES[status], "headers": _headers(headers)}
     if (kind := route.answers[status]) is not None:
         schema = _ref(kind) if _named(kind) else {"type": "object"}
-        told["content"] = {"application/json": {"schema": schema}}
+        if route.files:
+            schema = {"type": "array", "items": schema}
+        texts = {media: {"schema": {"type": "string"}} for media in route.files}
+        told["content"] = {"application/json": {"schema": schema}, **texts}
     return told
 
 

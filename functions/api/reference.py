@@ -6,6 +6,7 @@ one is not what this release would write.
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -91,7 +92,7 @@ def _row(name: str) -> tuple[str, str, str, str]:
 def _section(name: str, operation: Schema, schemas: Schema) -> str:
     method, _, path = name.partition(" ")
     route = ROUTES[name]
-    lines = [f"## {method} {_path(path)}\n", f"{route.run.__doc__}\n"]
+    lines = [f"## {method} {_path(path)}\n", f"{inspect.getdoc(route.run)}\n"]
     given = [
         (
             f"`{value['name']}`",

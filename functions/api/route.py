@@ -18,6 +18,7 @@ class Route(NamedTuple):
     `answers` has what it answers when all is well, by its status; None is an answer without a body.
     Without `body` it takes none. `scope` None: open to everybody. `platform`: no key of an organization
     may. `keyed`: it starts a run, once for an Idempotency-Key. `conflicts`: what else may be refused.
+    `files`: it answers a file, as a JSON array of what `answers` has, or as one of these media types.
     """
 
     method: str
@@ -30,6 +31,7 @@ class Route(NamedTuple):
     platform: bool = False
     keyed: bool = False
     conflicts: tuple[int, ...] = ()
+    files: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

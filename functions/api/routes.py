@@ -12,7 +12,7 @@ from functions.api import admin, dead_letters, logs, runs, views
 from functions.api.http import Call
 from functions.api.route import Route
 from shared.accounts import Organization, Scope
-from shared.engine.logs import LogView
+from shared.engine.logs import LineView, LogView
 from shared.engine.query import HistoryView, RunView, StatusView
 from shared.engine.submit import Preview
 from shared.vault import CredentialInfo
@@ -73,8 +73,9 @@ _ALL = (
         f"/pipelines/logs/{_OF_RUN}/download",
         READ,
         logs.download_logs,
-        {200: LogView},
+        {200: LineView},
         query=logs.DownloadQuery,
+        files=("text/csv", "application/x-ndjson"),
     ),
     Route("GET", f"/pipelines/logs/{_OF_RUN}/steps", READ, runs.steps, {200: views.AttemptsView}),
     Route(
