@@ -5,16 +5,21 @@ from __future__ import annotations
 import functions_framework
 from flask import Request, Response
 
+from functions._push import admit
 from shared.bootstrap import engine
 from shared.engine.tick import tick
-from shared.errors import Unavailable
+from shared.errors import RequestError, Unavailable
 
 
 @functions_framework.http
 def scheduler(request: Request) -> Response:
-    """Answers 200 with the counts of what it did, or 503."""
+    """Answers 200 with the counts of what it did, 503, or 401 and 403 to who may not ask."""
     try:
-        done = tick(engine(request.environ).app)
+        made = engine(request.environ)
+        admit(request, made)
+        done = tick(made.app)
+    except RequestError as error:
+        return Response(str(error), status=error.status, mimetype="text/plain")
     except Unavailable as error:
         return Response(str(error), status=503, mimetype="text/plain")
     return Response(

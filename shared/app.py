@@ -34,7 +34,9 @@ class PipelineCatalog(Protocol):
 class App:
     """Made by `bootstrap` only. What is expensive to open is a function that opens it once.
 
-    Without `jobs` a step runs in place, however long it takes.
+    Without `jobs` a step runs in place, however long it takes. `callers` takes the header Authorization
+    of a push or a tick and the URL of its endpoint, and raises where it is not one of ours; without it
+    whoever reaches the endpoint is let in: embedded there is none, and emulators sign nothing.
     """
 
     runs: RunStore
@@ -56,3 +58,4 @@ class App:
     random: Callable[[], float]
     new_id: Callable[[], str]
     jobs: Jobs | None = None
+    callers: Callable[[str, str], None] | None = None

@@ -36,6 +36,9 @@ KNOWN = {
     "(projects/P/locations/L/keyRings/R/cryptoKeys/K)",
     "PIPELINES_TASKS_QUEUE": "cloud: the queue of delayed messages (projects/P/locations/L/queues/Q)",
     "PIPELINES_TASKS_ACCOUNT": "cloud: the email of the service account that the queue publishes as",
+    "PIPELINES_PUSH_ACCOUNT": "cloud: the email of the service account whose token comes with every push "
+    "and tick; not needed, and nothing is asked for, where PUBSUB_EMULATOR_HOST is set",
+    "PIPELINES_PUSH_AUDIENCE": "cloud: the audience of those tokens (default: the URL of the function)",
     "PIPELINES_FIRESTORE": "cloud: the Firestore database (default (default))",
     "PIPELINES_LONG_STEPS_JOB": "cloud: the Cloud Run job (projects/P/locations/L/jobs/J) for steps "
     "that may take more than 540 s (default: none; they run in place, and end with their request)",
@@ -82,13 +85,18 @@ class Emulators:
 
 @dataclass(frozen=True, kw_only=True)
 class CloudSettings:
-    """What only the cloud mode needs. `accounts` is the DSN of Postgres, with its password."""
+    """What only the cloud mode needs. `accounts` is the DSN of Postgres, with its password.
+
+    `push_account` is None only beside the emulator of Pub/Sub, which signs nothing.
+    """
 
     location: str
     accounts: Secret
     kms_key: str
     tasks_queue: str
     tasks_account: str
+    push_account: str | None = None
+    push_audience: str | None = None
     firestore: str = "(default)"
     long_steps_job: str | None = None
     staging_bucket: str | None = None
@@ -219,12 +227,16 @@ def _cloud(env: Mapping[str, str], gigabytes: int, faults: list[Fault]) -> Cloud
     needed("PIPELINES_PROJECT")
     if env.get("PIPELINES_LONG_STEPS_JOB"):
         needed("PIPELINES_LONG_STEPS_JOB", _JOB)
+    if env.get("PIPELINES_PUSH_ACCOUNT") or not env.get(EMULATORS["pubsub"]):
+        needed("PIPELINES_PUSH_ACCOUNT", _EMAIL)
     return CloudSettings(
         location=needed("PIPELINES_LOCATION"),
         accounts=Secret(needed("PIPELINES_ACCOUNTS")),
         kms_key=needed("PIPELINES_KMS_KEY", _KMS_KEY),
         tasks_queue=needed("PIPELINES_TASKS_QUEUE", _QUEUE),
         tasks_account=needed("PIPELINES_TASKS_ACCOUNT", _EMAIL),
+        push_account=env.get("PIPELINES_PUSH_ACCOUNT") or None,
+        push_audience=env.get("PIPELINES_PUSH_AUDIENCE") or None,
         firestore=env.get("PIPELINES_FIRESTORE", "(default)"),
         long_steps_job=env.get("PIPELINES_LONG_STEPS_JOB") or None,
         staging_bucket=env.get("PIPELINES_STAGING_BUCKET") or None,

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from shared.app import App
 from shared.bootstrap import ENGINE_KEY
 from shared.bootstrap.embedded import push_application
 from shared.bus import Outgoing
 from shared.core.message import Topic
+from shared.oidc import Callers
 from tests.support.buses import PREFIX, PubsubScene, pubsub_scene
 from tests.support.endpoint import Endpoint, served, soon
 from tests.support.pubsub import MAX_DELIVERIES, subscribe
-from tests.support.relay import Relay
+from tests.support.relay import EMAIL, Relay, Signer
 from tests.support.system import EmbeddedSystem
 
 pytestmark = pytest.mark.cloud
@@ -126,6 +131,42 @@ def test_a_message_is_refused_while_our_store_is_gone_and_parked_when_it_stays_g
     (letter,) = scene.bus.dead_letters()
     assert (letter.topic, letter.deliveries) == (Topic.COMPLETIONS, MAX_DELIVERIES)
     assert [status[:3] for status in answers] == ["503"] * MAX_DELIVERIES
+
+
+def test_only_pushes_that_are_signed_bring_a_run_on(scene: PubsubScene, tmp_path: Path) -> None:
+    """The emulator's own pushes carry no token; a relay beside them signs, as Google's service does."""
+    google = Signer()
+    key = load_pem_public_key(google.public_key)
+    assert isinstance(key, RSAPublicKey)
+    callers = Callers(EMAIL, "pipelines", {"test-key": key}.get, lambda: datetime.now(UTC))
+    statuses: Counter[tuple[bool, str]] = Counter()
+
+    def guarded(app: App) -> App:
+        return replace(app, bus=scene.bus, callers=callers.check)
+
+    with EmbeddedSystem(tmp_path, wrap=guarded) as system, ExitStack() as relays:
+
+        def functions(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            path = FUNCTIONS[environ["PATH_INFO"]]
+            asked = {**environ, ENGINE_KEY: system.embedded.engine, "PATH_INFO": path}
+
+            def start(status: str, *rest: Any) -> Any:
+                statuses["HTTP_AUTHORIZATION" in environ, status[:3]] += 1
+                return start_response(status, *rest)
+
+            answer: Iterable[bytes] = push_application(asked, start)
+            return answer
+
+        scene.endpoint.behind = functions
+        url = relays.enter_context(served(functions))
+        for topic, path in ((Topic.STEPS, "/push/steps"), (Topic.COMPLETIONS, "/push/completions")):
+            pulled = subscribe(scene.pubsub, scene.project, PREFIX + topic, f"signed-{topic}")
+            relay = Relay(scene.pubsub, pulled, url + path, signer=google, audience="pipelines")
+            relays.enter_context(relay)
+        organization = system.organization("acme")
+        assert system.run("acme", "engine/noop/five", key=organization)["status"] == "completed"
+    assert {status for signed, status in statuses if signed} == {"204"}
+    assert {status for signed, status in statuses if not signed} == {"401"}
 
 
 def _came(scene: PubsubScene) -> list[tuple[str, bytes]]:

@@ -150,7 +150,7 @@ def pubsub_scene(request: pytest.FixtureRequest) -> Iterator[PubsubScene]:
     )
     project = request.getfixturevalue("firestore_project")
     endpoint = Endpoint()
-    engine = SimpleNamespace(app=SimpleNamespace(log=Log(stream=StringIO())))
+    engine = SimpleNamespace(app=SimpleNamespace(log=Log(stream=StringIO()), callers=None))
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
         if environ["PATH_INFO"] == "/push/dead_letter":

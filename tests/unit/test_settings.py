@@ -17,6 +17,7 @@ CLOUD = {
     "PIPELINES_KMS_KEY": "projects/acme-costs/locations/eu/keyRings/vault/cryptoKeys/data-keys",
     "PIPELINES_TASKS_QUEUE": "projects/acme-costs/locations/europe-west1/queues/later",
     "PIPELINES_TASKS_ACCOUNT": "tasks@acme-costs.iam.gserviceaccount.com",
+    "PIPELINES_PUSH_ACCOUNT": "pusher@acme-costs.iam.gserviceaccount.com",
 }
 
 
@@ -46,6 +47,7 @@ def test_everything_that_the_cloud_lacks_is_told_at_once() -> None:
         "PIPELINES_KMS_KEY",
         "PIPELINES_TASKS_QUEUE",
         "PIPELINES_TASKS_ACCOUNT",
+        "PIPELINES_PUSH_ACCOUNT",
         "PIPELINES_LONG_STEPS_JOB",
     ],
 )
@@ -69,6 +71,16 @@ def test_emulators_are_found_by_the_names_that_googles_clients_use() -> None:
     settings = read_settings({**CLOUD, "FIRESTORE_EMULATOR_HOST": "127.0.0.1:1"})
     assert settings.cloud is not None
     assert settings.cloud.emulators == Emulators(firestore="127.0.0.1:1")
+
+
+def test_only_beside_the_emulator_of_pubsub_may_anybody_push() -> None:
+    without = {name: text for name, text in CLOUD.items() if name != "PIPELINES_PUSH_ACCOUNT"}
+    for beside in ({}, {"FIRESTORE_EMULATOR_HOST": "127.0.0.1:1"}, {"PUBSUB_EMULATOR_HOST": ""}):
+        with pytest.raises(ConfigError, match="PIPELINES_PUSH_ACCOUNT is needed"):
+            read_settings({**without, **beside})
+    settings = read_settings({**without, "PUBSUB_EMULATOR_HOST": "127.0.0.1:1"})
+    assert settings.cloud is not None
+    assert settings.cloud.push_account is None
 
 
 def test_an_unknown_setting_or_mode_is_refused() -> None:
