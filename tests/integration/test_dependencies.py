@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.cloud import Backends, CloudSystem
-from tests.support.door import Door, Way
-from tests.support.doors import Doors
+from tests.support.doors import Door, Doors, Way
 from tests.support.system import Reply
 
 pytestmark = [pytest.mark.cloud, pytest.mark.slow]
