@@ -13,7 +13,7 @@ from functions.api.http import Call
 from functions.api.route import Route
 from shared.accounts import Organization, Scope
 from shared.engine.logs import LineView, LogView
-from shared.engine.query import HistoryView, RunView, StatusView
+from shared.engine.query import HistoryView, RunView
 from shared.engine.submit import Preview
 from shared.vault import CredentialInfo
 
@@ -51,7 +51,7 @@ _ALL = (
         keyed=True,
         conflicts=(422,),
     ),
-    Route("GET", f"/pipelines/status/{_OF_RUN}", READ, runs.status, {200: StatusView}),
+    Route("GET", f"/pipelines/status/{_OF_RUN}", READ, runs.status, {200: views.LinkedStatusView}),
     Route(
         "GET",
         "/pipelines/history/<org>",

@@ -9,13 +9,14 @@ import msgspec
 from flask import Response
 from msgspec import Meta
 
-from functions.api.http import Call, Limit, Time, answer
+from functions.api.http import Call, PageSize, Time, answer
 from functions.api.views import (
     AcceptedView,
     AttemptsView,
     CatalogView,
     EvidencesView,
     HealthView,
+    LinkedStatusView,
     Links,
     PipelineView,
     QuotaView,
@@ -81,7 +82,7 @@ class HistoryQuery(Record, frozen=True, kw_only=True):
     trigger: Trigger | None = None
     created_from: Time | None = None
     created_before: Time | None = None
-    limit: Limit = 50
+    limit: PageSize = 50
     cursor: Annotated[str, Meta(description="`next` of the page before.")] | None = None
 
 
@@ -132,8 +133,9 @@ def retry_run(call: Call, org: str, run_id: str, body: RetryRequest) -> Response
 
 
 def status(call: Call, org: str, run_id: str) -> Response:
-    """The run with its steps."""
-    return answer(views.status(call.engine.app, org, run_id))
+    """The run with its steps, how far it has come, and what it waits for."""
+    found = views.status(call.engine.app, org, run_id)
+    return answer(LinkedStatusView(**msgspec.structs.asdict(found), links=_links(org, run_id)))
 
 
 def history(call: Call, org: str, query: HistoryQuery) -> Response:
@@ -238,15 +240,19 @@ def _trace(call: Call) -> str:
     return call.request.headers.get("traceparent", "")[:55]
 
 
-def _accepted(done: Submitted) -> Response:
-    org, run_id = done.run.org, done.run.run_id
-    links = Links(
+def _links(org: str, run_id: str) -> Links:
+    return Links(
         status=f"/api/v1/pipelines/status/{org}/{run_id}",
         logs=f"/api/v1/pipelines/logs/{org}/{run_id}",
         evidence=f"/api/v1/pipelines/evidence/{org}/{run_id}",
         cancel=f"/api/v1/pipelines/cancel/{org}/{run_id}",
         retry=f"/api/v1/pipelines/retry/{org}/{run_id}",
     )
+
+
+def _accepted(done: Submitted) -> Response:
+    org, run_id = done.run.org, done.run.run_id
+    links = _links(org, run_id)
     headers = {"Location": links.status}
     if done.replayed:
         headers["Idempotency-Replayed"] = "true"

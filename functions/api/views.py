@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from shared.accounts import ApiKey, Limits, Organization
-from shared.engine.query import AttemptView, EvidenceView, TransitionView, View
+from shared.engine.query import AttemptView, EvidenceView, StatusView, TransitionView, View
 from shared.vault import CredentialInfo
 
 
@@ -39,6 +39,12 @@ class AcceptedView(View, frozen=True, kw_only=True):
 
     run_id: str
     status: Literal["accepted"] = "accepted"
+    links: Links
+
+
+class LinkedStatusView(StatusView, frozen=True, kw_only=True):
+    """A run as it stands, and where to go on with it."""
+
     links: Links
 
 

@@ -24,6 +24,7 @@ IdempotencyKey: TypeAlias = Annotated[
 NoWait: TypeAlias = Annotated[
     bool, typer.Option("--no-wait", help="Return when the run is accepted.")
 ]
+_MOST_WAITS = 5  # to show of a wide run
 EXIT_CODES = (
     "Exit codes: 0 completed; 1 failed or cancelled; 2 bad input (the API answered 4xx); "
     "3 a limit of the plan is reached (429); 4 the API cannot be reached or is in trouble (5xx); "
@@ -417,8 +418,10 @@ def show_run(one: dict[str, Any]) -> None:
     ]
     if one["parameters"]:
         head.insert(4, ("parameters", show.value(one["parameters"])))
-    if one["waiting_for"]:
-        head.append(("waits for", one["waiting_for"]))
+    if one["waits_for"]:
+        head.append(("progress", _progress(one)))
+        waits = [wait for wait in one["waits_for"] if wait["what"] != "step"]
+        head += [("waits for", _wait(wait, one)) for wait in waits[:_MOST_WAITS]]
     head += [
         (name, one[link])
         for name, link in (("retry of", "retry_of"), ("retried by", "retried_by"))
@@ -434,6 +437,18 @@ def show_run(one: dict[str, Any]) -> None:
                     f"\n  {step['error']['message']}",
                 ),
             )
+
+
+def _progress(one: dict[str, Any]) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in one["progress"]["steps"].items())
+    return f"{one['progress']['percent']} %: {states}"
+
+
+def _wait(wait: dict[str, Any], one: dict[str, Any]) -> str:
+    text = one["waiting_for"] or "a slot" if wait["what"] == "quota" else f"a {wait['what']}"
+    place = f" for {wait['step_id']}" if wait["step_id"] else ""
+    until = f" until {show.utc(wait['until'])} UTC" if wait["until"] else ""
+    return text + place + until
 
 
 def steps_table(steps: list[dict[str, Any]]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -24,6 +26,7 @@ from shared.core.run import (
     Summary,
     Trigger,
 )
+from shared.engine.waits import Wait, waits
 from shared.errors import NotFound
 from shared.state import HistoryFilter, StoredRun
 
@@ -82,10 +85,19 @@ class RunView(View, frozen=True, kw_only=True):
     error: ErrorInfo | None
 
 
+class Progress(View, frozen=True, kw_only=True):
+    """How far a run has come: the share of its steps that have ended, and how many are in each state."""
+
+    percent: int
+    steps: dict[StepStatus, int]
+
+
 class StatusView(RunView, frozen=True, kw_only=True):
     """A run with its steps, in the order in which they were planned, and the newest retry of it."""
 
     retried_by: str | None
+    progress: Progress
+    waits_for: tuple[Wait, ...]
     steps: tuple[StepView, ...]
 
 
@@ -134,21 +146,22 @@ class EvidenceView(View, frozen=True, kw_only=True):
 def status(app: App, org: str, run_id: str) -> StatusView:
     """Raises NotFound, also for another organization's run."""
     stored = find_run(app, org, run_id)
-    running = {}
-    for step_id, state in stored.run.steps.items():
-        if state.status is StepStatus.QUEUED:
-            running[(step_id, state.attempt)] = state
-    opened = {
-        key[0]: found.attempt
-        for key, found in app.runs.attempts(run_id, running).items()
-        if not found.attempt.closed
-    }
+    run, plan = stored.run, stored.plan
+    released = [
+        (step_id, state.attempt) for step_id, state in run.steps.items() if state.status.released
+    ]
+    found = app.runs.attempts(run_id, released) if released else {}
+    attempts = {step_id: stored.attempt for (step_id, _), stored in found.items()}
+    opened = {step_id: attempt for step_id, attempt in attempts.items() if not attempt.closed}
     steps = tuple(
-        _step_view(stored.run, stored.plan, step.step_id, opened.get(step.step_id))
-        for step in stored.plan.steps
+        _step_view(run, plan, step.step_id, opened.get(step.step_id)) for step in plan.steps
     )
     return StatusView(
-        **_run_fields(stored.run), retried_by=_newest_retry(app, stored.run), steps=steps
+        **_run_fields(run),
+        retried_by=_newest_retry(app, run),
+        progress=_progress(steps),
+        waits_for=waits(run, plan, attempts, app.now(), jobs=app.jobs is not None),
+        steps=steps,
     )
 
 
@@ -277,6 +290,14 @@ def _step_view(run: Run, plan: Plan, step_id: str, opened: Attempt | None) -> St
         reason=state.reason,
         summary=state.summary,
         error=state.error,
+    )
+
+
+def _progress(steps: Sequence[StepView]) -> Progress:
+    ended = sum(step.status.terminal for step in steps)
+    return Progress(
+        percent=100 * ended // len(steps) if steps else 0,
+        steps=dict(Counter(step.status for step in steps)),
     )
 
 

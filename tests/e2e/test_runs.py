@@ -26,6 +26,26 @@ def test_a_run_of_five_steps_completes(system: System, tenant: Tenant) -> None:
     assert (run["steps_done"], run["steps_total"]) == (5, 5)
 
 
+def test_a_status_tells_how_far_a_run_is_and_what_it_waits_for(
+    system: System, tenant: Tenant
+) -> None:
+    body = {"parameters": {"seconds": 1}}
+    started = system.call("POST", f"/pipelines/run/{tenant.slug}/{DIAMOND}", body).json
+    path = f"/pipelines/status/{tenant.slug}/{started['run_id']}"
+    while (run := system.call("GET", path).json)["steps"][0]["status"] != "completed":
+        assert [wait["step_id"] for wait in run["waits_for"]] == [run["steps"][0]["step_id"]]
+        assert run["waits_for"][0]["what"] in ("worker", "step")
+        assert run["progress"]["percent"] == 0
+        time.sleep(0.05)
+    assert run["progress"]["percent"] == 25
+    assert run["progress"]["steps"]["completed"] == 1
+    assert {wait["step_id"] for wait in run["waits_for"]} <= {"left", "right"}
+    assert run["links"] == started["links"]
+    run = system.ended(tenant.slug, started["run_id"])
+    assert run["progress"] == {"percent": 100, "steps": {"completed": 4}}
+    assert run["waits_for"] == []
+
+
 def test_dates_left_out_are_yesterday(system: System, tenant: Tenant) -> None:
     yesterday = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
     run = system.run(tenant.slug, FIVE)
