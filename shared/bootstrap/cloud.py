@@ -170,20 +170,26 @@ def _warehouse(
     settings: Settings, cloud: CloudSettings, clock: Clock, database: Database
 ) -> Warehouse:
     from shared.warehouse.bigquery import BigQueryWarehouse  # noqa: PLC0415  # who loads pays for it
-    from shared.warehouse.leases import FirestoreLeases  # noqa: PLC0415
+    from shared.warehouse.firestore_leases import FirestoreLeases  # noqa: PLC0415
+    from shared.warehouse.staging import Staging  # noqa: PLC0415
 
+    now, new_id, sleep, chance = clock.now, clock.new_id, clock.sleep, clock.random
+    storage = cloud.emulators.storage
     return BigQueryWarehouse(
         settings.project_id,
         settings.configs / "system" / "procedures",
-        clock.now,
-        sleep=clock.sleep,
-        random=clock.random,
+        now,
+        new_id=new_id,
+        sleep=sleep,
+        random=chance,
         location=cloud.location,
-        leases=FirestoreLeases(database, now=clock.now, new_id=clock.new_id, sleep=clock.sleep),
+        leases=FirestoreLeases(database, now=now, new_id=new_id, sleep=sleep, random=chance),
         scratch=settings.data,
         memory_limit=f"{settings.memory_mb}MB",
         maximum_bytes_billed=cloud.max_bytes_billed,
-        staging=cloud.staging_bucket,
+        staging=None
+        if cloud.staging_bucket is None
+        else Staging(cloud.staging_bucket, emulator=storage and f"http://{storage}"),
         emulator=cloud.emulators.bigquery,
     )
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import urllib3
@@ -263,8 +264,13 @@ class CloudSystem(System):
         if self._opened is not None:
             self._opened.close()
 
-    def __exit__(self, *raised: object) -> None:
-        super().__exit__(*raised)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
         self.jobs.__exit__()
         unsubscribe(self._backends.pubsub, self.project)
 

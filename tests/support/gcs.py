@@ -32,6 +32,7 @@ from shared.core.secret import Secret
 from shared.objects.gcs import GcsStore, open_gcs
 
 _ATTRIBUTE = "user.metadata"
+_SAME_SECONDS = 60.0  # between what the server notes as the time of a write, and the file's
 _NEVER = "0001-01-01T00:00:00Z"
 _OF_THE_CONNECTION = {"connection", "transfer-encoding", "content-length", "date", "server"}
 
@@ -140,7 +141,8 @@ def _adopt(path: Path) -> None:
     checksum = base64.b64encode(crc32c(content).to_bytes(4)).decode()
     if _ATTRIBUTE in os.listxattr(path):
         known = json.loads(os.getxattr(path, _ATTRIBUTE))
-        if known["Crc32c"] == checksum:
+        written = datetime.fromisoformat(known["Updated"]).timestamp()
+        if known["Crc32c"] == checksum and abs(path.stat().st_mtime - written) < _SAME_SECONDS:
             return  # the server wrote it
     digest = base64.b64encode(md5(content).digest()).decode()
     at = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat()
