@@ -37,6 +37,8 @@ class App:
     Without `jobs` a step runs in place, however long it takes. `callers` takes the header Authorization
     of a push or a tick and the URL of its endpoint, and raises where it is not one of ours; without it
     whoever reaches the endpoint is let in: embedded there is none, and emulators sign nothing.
+    `requests_per_minute` are those of one key, `failed_keys_per_minute` those of one address with keys
+    that are not valid, at one process of the API.
     """
 
     runs: RunStore
@@ -59,3 +61,5 @@ class App:
     new_id: Callable[[], str]
     jobs: Jobs | None = None
     callers: Callable[[str, str], None] | None = None
+    requests_per_minute: int = 12_000
+    failed_keys_per_minute: int = 60

@@ -389,7 +389,7 @@ CODES: Mapping[str, Code] = {
     ),
     "too_many_attempts": Code(
         (429,),
-        "Too many requests without a valid key came from this address.",
+        "Too many requests with keys that are not valid came from this address.",
         "Wait as long as Retry-After says, and use a valid key.",
     ),
     "internal": Code(

@@ -29,6 +29,10 @@ KNOWN = {
     "PIPELINES_ENVIRONMENT": "the suffix of every dataset: prod, test, dev … (default dev)",
     "PIPELINES_STEP_THREADS": "how many steps run at a time in one process (default 8)",
     "PIPELINES_MEMORY_MB": "memory DuckDB may use, in MB (default 185: a process of at most 350 MiB)",
+    "PIPELINES_REQUESTS_PER_MINUTE": "requests that one process of the API takes with one key "
+    "(default 12000)",
+    "PIPELINES_FAILED_KEYS_PER_MINUTE": "requests with keys that are not valid that one process of the "
+    "API takes from one address (default 60)",
     "PIPELINES_LOG": "debug, info, warning or error (default warning embedded, else info)",
     "PIPELINES_LOCATION": "cloud: where datasets are created (EU, US, europe-west1 …)",
     "PIPELINES_ACCOUNTS": "cloud: the DSN of Postgres, through its transaction pooler; a secret",
@@ -116,6 +120,8 @@ class Settings:
     environment: str = "dev"
     step_threads: int = 8
     memory_mb: int = 185
+    requests_per_minute: int = 12_000
+    failed_keys_per_minute: int = 60
     log_level: Level = Level.WARNING
 
 
@@ -206,6 +212,8 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         environment=environment,
         step_threads=number("PIPELINES_STEP_THREADS", 8, 1, 256),
         memory_mb=number("PIPELINES_MEMORY_MB", 185, 64, 1_000_000),
+        requests_per_minute=number("PIPELINES_REQUESTS_PER_MINUTE", 12_000, 1, 1_000_000),
+        failed_keys_per_minute=number("PIPELINES_FAILED_KEYS_PER_MINUTE", 60, 1, 1_000_000),
         log_level=Level[level],
     )
     if faults:

@@ -8,7 +8,7 @@ import functions_framework
 from flask import Request, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from functions.api.http import Call, authenticate, authorize
+from functions.api.http import Call, authenticate, authorize, rate_headers, within
 from functions.api.problems import problem
 from functions.api.route import Route
 from functions.api.routes import PREFIX, ROUTES, URLS
@@ -24,13 +24,18 @@ def api(request: Request) -> Response:
     """Answers one request; whatever goes wrong, as problem details with a `request_id`."""
     request_id = _request_id(request)
     log = Log()
+    rate: dict[str, str] = {}
     try:
         made = engine(request.environ)
         log = made.app.log
         route, values = _match(request)
         if route.scope is not None:
+            key = authenticate(request, made)
+            standing = made.requests.take(key.key_id)
+            rate |= rate_headers(made.requests, standing)
+            within(made.requests, standing)
             org = None if route.platform else values.get("org")
-            authorize(authenticate(request, made), route.scope, org)
+            authorize(key, route.scope, org)
         response = route.call(Call(request, made), values)
         if request.method not in ("GET", "HEAD"):
             made.app.runs.sync()  # what the answer tells must survive
@@ -42,6 +47,7 @@ def api(request: Request) -> Response:
     except Exception as error:  # noqa: BLE001  # where it was leaves by the log, never by the answer
         log.error("api.fault", request_id=request_id, **fault_of(error))
         response = problem(error, request_id)
+    response.headers.update(rate)
     response.headers["X-Request-Id"] = request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Response
 
-from functions.api.http import Call, Limit, answer
+from functions.api.http import Call, PageSize, answer
 from shared.bus import DeadLetter
 from shared.core.record import Record
 from shared.engine.query import View
@@ -44,7 +44,7 @@ class LettersView(View, frozen=True, kw_only=True):
 class LettersQuery(Record, frozen=True, kw_only=True):
     """How many letters."""
 
-    limit: Limit = 50
+    limit: PageSize = 50
 
 
 def list_letters(call: Call, query: LettersQuery) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from math import ceil
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -14,12 +15,14 @@ from shared.accounts import ApiKey, Scope
 from shared.core.record import Record
 from shared.core.typed import from_json, from_texts
 from shared.engine import Engine
+from shared.engine.limit import WINDOW, Limit, Standing
 from shared.errors import (
     Fault,
     Forbidden,
     Invalid,
     NotFound,
     TooLarge,
+    TooMany,
     Unauthenticated,
     WrongMediaType,
 )
@@ -27,7 +30,7 @@ from shared.errors import (
 MAX_BODY_BYTES = 1_000_000
 MAX_PAGE = 200
 
-Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="How many there are on a page.")]
+PageSize = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="How many there are on a page.")]
 Time = Annotated[datetime, Meta(tz=True)]
 R = TypeVar("R", bound=Record)
 
@@ -76,14 +79,47 @@ def json_body(request: Request) -> Any:
 
 
 def authenticate(request: Request, engine: Engine) -> ApiKey:
-    """The caller's key. Raises Unauthenticated."""
+    """The caller's key. Raises Unauthenticated, and TooMany to who has sent too many that are none."""
     text = request.headers.get("X-API-Key", "")
     if not text:
         raise Unauthenticated("send an API key in the header X-API-Key")
+    address = _address(request)
+    wait = engine.failed_keys.look(address).wait
+    if wait:
+        raise TooMany(
+            "too many requests with keys that are not valid came from this address",
+            retry_after=wait,
+            code="too_many_attempts",
+        )
     key = engine.app.accounts.authenticate(text, engine.app.now())
     if key is None:
+        engine.failed_keys.take(address)
         raise Unauthenticated("the API key is not known, has expired or was revoked")
     return key
+
+
+def _address(request: Request) -> str:
+    """Where the caller is. Cloud Run ends X-Forwarded-For with it; what stands before is anybody's word."""
+    forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+    return forwarded or request.remote_addr or ""
+
+
+def rate_headers(limit: Limit, standing: Standing) -> dict[str, str]:
+    """What is told of a limit, as draft-ietf-httpapi-ratelimit-headers has it."""
+    window, full_in = (ceil(time.total_seconds()) for time in (WINDOW, standing.full_in))
+    return {
+        "RateLimit-Policy": f'"key";q={limit.per_minute};w={window}',
+        "RateLimit": f'"key";r={standing.left};t={full_in}',
+    }
+
+
+def within(limit: Limit, standing: Standing) -> None:
+    """Raises TooMany."""
+    if standing.wait:
+        raise TooMany(
+            f"more than {limit.per_minute} requests a minute came with this key",
+            retry_after=standing.wait,
+        )
 
 
 def authorize(key: ApiKey, scope: Scope, org: str | None) -> None:

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from shared.app import App
 from shared.engine.advance import Coordinator
+from shared.engine.limit import Limit
 from shared.engine.work import Worker
 
 
@@ -22,6 +23,16 @@ class Engine:
     @cached_property
     def worker(self) -> Worker:
         return Worker(self.app)
+
+    @cached_property
+    def requests(self) -> Limit:
+        """Of one API key."""
+        return Limit(self.app.requests_per_minute, self.app.monotonic)
+
+    @cached_property
+    def failed_keys(self) -> Limit:
+        """Requests from one address with a key that is none."""
+        return Limit(self.app.failed_keys_per_minute, self.app.monotonic)
 
     def close(self) -> None:
         """Ends the worker's thread, if there is one."""

@@ -42,9 +42,7 @@ def test_every_code_is_explained_with_its_status() -> None:
     assert not unexplained
     assert [(code, status) for code, status in found if status not in CODES[code].statuses] == []
     passed_on = {"unsealable"}  # from a Terminal error of the vault
-    assert set(CODES) - {code for code, _ in found} == TOLD_BY_PROBLEMS | passed_on | {
-        "too_many_attempts"
-    }
+    assert set(CODES) - {code for code, _ in found} == TOLD_BY_PROBLEMS | passed_on
 
 
 def test_an_explanation_says_why_and_what_to_do() -> None:

@@ -14,6 +14,7 @@ from functions._push import receive
 from functions.api import api
 from shared.bootstrap import ENGINE_KEY
 from shared.core.message import PushEnvelope, PushMessage, Topic, seal_envelope
+from shared.engine.limit import Limit
 from shared.log import Log
 
 CANARY = "sk-canary-0123456789"
@@ -28,8 +29,9 @@ class Scene:
             log=Log(stream=self.stream),
             accounts=SimpleNamespace(authenticate=self.fail),
             now=lambda: None,
+            callers=None,
         )
-        self.engine = SimpleNamespace(app=app)
+        self.engine = SimpleNamespace(app=app, failed_keys=Limit(60, lambda: 0.0))
 
     def fail(self, *_: object) -> Any:
         raise ValueError(CANARY)

@@ -83,6 +83,17 @@ def test_only_beside_the_emulator_of_pubsub_may_anybody_push() -> None:
     assert settings.cloud.push_account is None
 
 
+def test_the_limits_of_the_api_may_be_set() -> None:
+    settings = read_settings(
+        {"PIPELINES_REQUESTS_PER_MINUTE": "10", "PIPELINES_FAILED_KEYS_PER_MINUTE": "2"}
+    )
+    assert (settings.requests_per_minute, settings.failed_keys_per_minute) == (10, 2)
+    with pytest.raises(
+        ConfigError, match="PIPELINES_REQUESTS_PER_MINUTE '0' is not a whole number"
+    ):
+        read_settings({"PIPELINES_REQUESTS_PER_MINUTE": "0"})
+
+
 def test_an_unknown_setting_or_mode_is_refused() -> None:
     with pytest.raises(ConfigError, match="PIPELINES_DATE is not a setting"):
         read_settings({"PIPELINES_DATE": "x"})
