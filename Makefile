@@ -2,6 +2,7 @@
 # The dev set contains the embedded one in the same versions, so installing it over is additive.
 PYTHON ?= python3
 SEEDS  ?= 20
+CLOUD_SEEDS ?= 5
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
@@ -42,8 +43,9 @@ format: $(VENV)/.dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: $(VENV)/.dev  ## kill processes at every point of a run: SEEDS=100 for more
+chaos: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## kill processes at every point of a run, embedded and on emulators: SEEDS=100 CLOUD_SEEDS=20 for more
 	$(BIN)/pytest tests/chaos --seeds $(SEEDS)
+	$(BIN)/pytest tests/chaos -m cloud --seeds $(CLOUD_SEEDS)
 
 fuzz: $(VENV)/.dev  ## every property test with 10,000 examples: an hour or so
 	$(BIN)/pytest -n auto -m hypothesis --hypothesis-profile fuzz --timeout 7200

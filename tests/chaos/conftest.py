@@ -1,7 +1,8 @@
 """Options, seeds and figures of the chaos suite.
 
-pytest tests/chaos --seeds 200     more scenes than in CI
-pytest tests/chaos --seed 4711     that scene alone, and the points' scenes drawn from it
+pytest tests/chaos --seeds 200              more scenes than in CI
+pytest tests/chaos --seed 4711              that scene alone, and the points' scenes drawn from it
+pytest tests/chaos -m cloud --seeds 20      on emulators
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,11 +18,15 @@ from shared.settings import ROOT
 from tests.chaos.scenes import Played
 from tests.chaos.world import World
 
+if TYPE_CHECKING:
+    from tests.chaos.cloud import CloudWorld
+
 SEEDS = 5  # in CI, beside a scene for every point
+CLOUD_SEEDS = 3  # in CI: on emulators a scene takes ten seconds and more
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seeds", type=int, default=SEEDS, help="how many chaos scenes to draw")
+    parser.addoption("--seeds", type=int, help="how many chaos scenes to draw")
     parser.addoption("--seed", type=int, help="the one chaos scene to play")
     parser.addoption("--every", action="store_true", help="kill at every passage of every point")
 
@@ -37,7 +43,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "number" in metafunc.fixturenames:
         # This file is not read early enough for its options when all tests are asked for.
         alone = metafunc.config.getoption("--seed", None) is not None
-        count = 1 if alone else metafunc.config.getoption("--seeds", SEEDS)
+        usual = CLOUD_SEEDS if "cloud_world" in metafunc.fixturenames else SEEDS
+        count = 1 if alone else metafunc.config.getoption("--seeds", None) or usual
         metafunc.parametrize("number", range(count))
 
 
@@ -64,6 +71,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def cloud_world(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CloudWorld]:
+    from tests.chaos.cloud import CloudWorld
+
+    backends = request.getfixturevalue("cloud_backends")
+    made = CloudWorld(tmp_path_factory.mktemp("chaos"), backends)
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def every() -> None:
     """Asked for by what is run with --every only."""
@@ -85,6 +104,8 @@ class Figures:
             ("seed", seed),
             ("hits", dict(played.hits)),
             ("deaths", played.deaths),
+            ("frozen", played.frozen),
+            ("away", played.away),
             ("resumed", played.resumed),
         ]
 
@@ -105,13 +126,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for counted in found["hits"]:
         assert isinstance(counted, dict)
         hits.update(counted)
-    deaths = sum(value for value in found["deaths"] if isinstance(value, int))
+    deaths, frozen, away = (_sum(found[name]) for name in ("deaths", "frozen", "away"))
     line = terminalreporter.write_line
     terminalreporter.section("chaos")
     line("seeds " + " ".join(str(seed) for seed in dict.fromkeys(found["seed"])))
     line(f"{len(found['seed'])} scenes, {deaths} processes killed, at")
     line("  " + ", ".join(f"{point} {hits[point]}" for point in sorted(hits)))
     line(f"  and {deaths - hits.total()} from outside at any time")
+    if frozen or away:
+        line(f"{frozen} processes frozen past their lease, {away} dependencies away")
     for name, what in (
         ("resumed", "interrupted steps went on after"),
         ("cold", "of these, after a start of the interpreter"),
@@ -120,6 +143,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if times:
             middle, most = times[len(times) // 2], times[-1]
             line(f"{what}: p50 {middle:.3f} s, max {most:.3f} s ({len(times)})")
+
+
+def _sum(values: list[object]) -> int:
+    return sum(value for value in values if isinstance(value, int))
 
 
 def _floats(value: object) -> list[float]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from hashlib import sha256
-from typing import Any
 
 import msgspec
 
 from shared.app import App
 from shared.core.run import Attempt, Run
+from shared.errors import Terminal
+from shared.warehouse import Rows
 
 TABLES = ("aws_focus", "focus_costs")
 _COSTS = ("BilledCost", "ContractedCost", "EffectiveCost", "ListCost")
@@ -58,9 +60,9 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
 
     runs: dict[str, Ended]
     used: dict[str, Used]
-    tables: dict[str, dict[str, Held]]
+    tables: dict[str, dict[str, Held | None]]  # None: cannot be read
     loads: dict[str, list[Loaded]]
-    rejects: dict[str, int]
+    rejects: dict[str, int | None]
     dead_letters: list[str]
 
 
@@ -73,10 +75,7 @@ def left(app: App, run_ids: list[str], orgs: Mapping[str, str]) -> Left:
             name: {table: _held(app, org, table) for table in TABLES} for name, org in orgs.items()
         },
         loads={name: _loads(app, org) for name, org in orgs.items()},
-        rejects={
-            name: len(_query(app, org, "SELECT 1 AS one FROM _rejects").rows)
-            for name, org in orgs.items()
-        },
+        rejects={name: _rejects(app, org) for name, org in orgs.items()},
         dead_letters=[letter.reason for letter in app.bus.dead_letters()],
     )
 
@@ -101,12 +100,22 @@ def _used(app: App, org: str) -> Used:
     )
 
 
-def _query(app: App, org: str, sql: str) -> Any:
-    return app.warehouse().query(f"{org}_test", sql, {}, limit=1_000_000)
+def _query(app: App, org: str, sql: str) -> Rows | None:
+    try:
+        return app.warehouse().query(f"{org}_test", sql, {}, limit=1_000_000)
+    except Terminal:
+        return None  # a run that failed may not have made its tables
 
 
-def _held(app: App, org: str, table: str) -> Held:
+def _rejects(app: App, org: str) -> int | None:
+    answer = _query(app, org, "SELECT 1 AS one FROM _rejects")
+    return None if answer is None else len(answer.rows)
+
+
+def _held(app: App, org: str, table: str) -> Held | None:
     answer = _query(app, org, f"SELECT * FROM {table}")
+    if answer is None:
+        return None
     kept = [i for i, name in enumerate(answer.columns) if name not in _OF_THE_RUN]
     owner = answer.columns.index("x_org_slug")
     if any(row[owner] != org for row in answer.rows):
@@ -116,7 +125,10 @@ def _held(app: App, org: str, table: str) -> Held:
     return Held(
         rows=len(rows),
         digest=sha256("\n".join(rows).encode()).hexdigest(),
-        sums=tuple(str(sum(row[place] for row in answer.rows)) for place in places),
+        sums=tuple(
+            str(sum((Decimal(str(row[place])) for row in answer.rows), Decimal(0)))
+            for place in places
+        ),
     )
 
 

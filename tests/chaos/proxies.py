@@ -6,20 +6,19 @@ started before its run knew of it, an attempt closed twice) is noted where it ha
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -52,13 +51,15 @@ class Kill(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Die at that passage of the point.
 
     `durable`: what was written so far is on the disk by then; else the journal's tail is lost with the
-    process. `delay_seconds`: the work goes on for so long, to die inside of what follows.
+    process. `delay_seconds`: the work goes on for so long, to die inside of what follows. `machine`: with
+    the process dies its whole process group.
     """
 
     point: str
     passage: int = 1
     durable: bool = False
     delay_seconds: float = 0
+    machine: bool = False
 
 
 class Freeze(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -68,6 +69,14 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     passage: int = 1
 
 
+class Note(NamedTuple):
+    """A line of them. `at` is in seconds since 1970."""
+
+    kind: str
+    text: str
+    at: float
+
+
 class Notes:
     """Lines that survive the process: what was hit, and what must not have happened."""
 
@@ -75,10 +84,19 @@ class Notes:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def add(self, kind: str, text: str) -> None:
-        os.write(self._file, json.dumps([kind, text]).encode() + b"\n")
+        os.write(self._file, msgspec.json.encode(Note(kind, text, time.time())) + b"\n")
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def noted(path: Path) -> dict[str, list[Note]]:
+    """The notes by their kind. Empty for a kind, or a file, that there is none of."""
+    notes: dict[str, list[Note]] = defaultdict(list)
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        note = msgspec.json.decode(line, type=Note)
+        notes[note.kind].append(note)
+    return notes
 
 
 class Points(ABC):
@@ -120,21 +138,21 @@ class Points(ABC):
     def violation(self, text: str) -> None:
         self.note("violation", text)
 
-    def strike(self, kill: Kill | Freeze, group: bool = False) -> None:
-        """Does what `kill` says, to this process or to its whole group."""
-        if isinstance(kill, Freeze):
-            self.note("frozen", json.dumps([os.getpid(), kill.point]))
+    def strike(self, blow: Kill | Freeze) -> None:
+        """Does to this process what `blow` says."""
+        if isinstance(blow, Freeze):
+            self.note("frozen", str(os.getpid()))
             os.kill(os.getpid(), signal.SIGSTOP)
-        elif kill.delay_seconds:
-            threading.Timer(kill.delay_seconds, self._die, [kill, group]).start()
+        elif blow.delay_seconds:
+            threading.Timer(blow.delay_seconds, self._die, [blow]).start()
         else:
-            self._die(kill, group)
+            self._die(blow)
 
-    def _die(self, kill: Kill, group: bool) -> None:
+    def _die(self, kill: Kill) -> None:
         if kill.durable:
             self.sync()
         self.note("hit", kill.point)
-        if group:
+        if kill.machine:
             os.killpg(0, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)  # the signal is on its way
@@ -237,7 +255,7 @@ class AccountsProxy(_Proxy):
             return self._port.reserve(*args, **kwargs)
 
     def settle(self, run_id: str, *args: Any, **kwargs: Any) -> None:
-        self._points.note("settling", json.dumps([run_id, time.time()]))
+        self._points.note("settling", run_id)
         with self._points.around("settle"):
             self._port.settle(run_id, *args, **kwargs)
 

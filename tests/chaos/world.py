@@ -20,8 +20,19 @@ import msgspec
 from shared.settings import ROOT
 from tests.chaos.child import Birth, Life
 from tests.chaos.left import Ended, Left
-from tests.chaos.proxies import POINTS, Kill
-from tests.chaos.scenes import Blow, Outside, Played, Result, Scene, faults, kill_at
+from tests.chaos.proxies import POINTS, Kill, Note, noted
+from tests.chaos.scenes import (
+    ONE,
+    SEVERAL,
+    Ask,
+    Blow,
+    Outside,
+    Played,
+    Result,
+    Scene,
+    faults,
+    kill_at,
+)
 from tests.support.exports import Export, row
 
 HERE = Path(__file__).parent
@@ -86,23 +97,31 @@ class World:
             break
         else:
             raise AssertionError(f"a process died that nobody killed\n{self._said()}")
-        notes = _noted(folder / "notes")
+        notes = noted(folder / "notes")
         result = msgspec.json.decode((folder / "out").read_bytes(), type=Result)
         shutil.rmtree(folder)
         return Played(
             result=result,
             resumed=_resumed(notes, result.left),
-            hits=Counter(notes["hit"]),
+            hits=Counter(note.text for note in notes["hit"]),
             deaths=deaths,
-            violations=notes["violation"],
+            violations=[note.text for note in notes["violation"]],
         )
 
-    def blow(self, chance: Random) -> Blow:
+    def clean_of(self, asks: tuple[Ask, ...]) -> Result:
+        """See Place."""
+        return self.clean
+
+    def asks(self, chance: Random) -> tuple[Ask, ...]:
+        """See Place."""
+        return SEVERAL if chance.random() < 0.2 else ONE
+
+    def blow(self, chance: Random, clean: Result) -> Blow:
         """A kill of the process that is everything here."""
         if chance.random() < 0.25:
-            return Outside(chance.uniform(0.02, self.clean.seconds))
+            return Outside(chance.uniform(0.02, clean.seconds))
         names = [point for points in POINTS.values() for point in points]
-        return kill_at(chance.choice(names), self.clean, chance)
+        return kill_at(chance.choice(names), clean, chance)
 
     def _life(self, folder: Path, scene: Scene) -> Life:
         folder.mkdir(exist_ok=True)
@@ -153,22 +172,15 @@ class World:
         return self._log.read()[-4_000:]
 
 
-def _noted(path: Path) -> dict[str, list[str]]:
-    notes: dict[str, list[str]] = {"hit": [], "violation": [], "born": [], "settling": []}
-    for line in path.read_bytes().splitlines():
-        kind, text = msgspec.json.decode(line, type=tuple[str, str])
-        notes[kind].append(text)
-    return notes
-
-
-def _resumed(notes: dict[str, list[str]], left: Left) -> list[float]:
-    births = [msgspec.json.decode(text, type=Birth) for text in notes["born"]]
-    settling = [msgspec.json.decode(text, type=tuple[str, float]) for text in notes["settling"]]
+def _resumed(notes: dict[str, list[Note]], left: Left) -> list[float]:
+    births = [msgspec.json.decode(note.text, type=Birth) for note in notes["born"]]
     deaths = [birth.at for birth in births[1:]] + [inf]
     found = []
     for birth, death in zip(births, deaths, strict=True):
         waits = [_signs(left.runs[run], step) for run, step in birth.released]
-        waits += [[at for of, at in settling if of == run] for run in birth.unsettled]
+        waits += [
+            [note.at for note in notes["settling"] if note.text == run] for run in birth.unsettled
+        ]
         for signs in waits:
             # Nothing seen before the next death: it waited at least for so long.
             first = min((at for at in signs if birth.at < at), default=inf)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # has no stubs
@@ -59,6 +60,16 @@ def publish(host: str, project: str, topic: str, *messages: Mapping[str, Any]) -
     _call(host, "POST", f"projects/{project}/topics/{topic}:publish", {"messages": list(messages)})
 
 
+def pull(host: str, subscription: str) -> set[str]:
+    """The ids of the messages that wait in a pull subscription (its full name); they are gone then."""
+    asked = {"maxMessages": 1000, "returnImmediately": True}
+    found = _call(host, "POST", f"{subscription}:pull", asked).get("receivedMessages", [])
+    if found:
+        ack_ids = {"ackIds": [received["ackId"] for received in found]}
+        _call(host, "POST", f"{subscription}:acknowledge", ack_ids)
+    return {received["message"]["messageId"] for received in found}
+
+
 def unsubscribe(host: str, project: str) -> None:
     """Ends every delivery of the project: its endpoints are gone."""
     found = _call(host, "GET", f"projects/{project}/subscriptions", None)
@@ -68,9 +79,20 @@ def unsubscribe(host: str, project: str) -> None:
 
 def create_queue(host: str, name: str) -> None:
     """A queue of Cloud Tasks; `name` is projects/P/locations/L/queues/Q."""
-    with grpc.insecure_channel(host) as channel:
-        client = CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+    with _tasks(host) as client:
         client.create_queue(parent=name.rpartition("/queues/")[0], queue=Queue(name=name))
+
+
+def tasks(host: str, queue: str) -> list[str]:
+    """The names of the tasks that the queue holds."""
+    with _tasks(host) as client:
+        return [task.name for task in client.list_tasks(parent=queue)]
+
+
+@contextmanager
+def _tasks(host: str) -> Iterator[CloudTasksClient]:
+    with grpc.insecure_channel(host) as channel:
+        yield CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
 
 
 def _call(host: str, method: str, name: str, body: Any) -> Any:

@@ -1,0 +1,57 @@
+"""Functions in the cloud mode that are killed, frozen and cut off, and held to the same as one process.
+
+Firestore, Pub/Sub, Cloud Tasks, BigQuery, Cloud Storage and Cloud KMS are emulators, PostgreSQL is real.
+A failing scene names its seed; play it again with `pytest tests/chaos -m cloud --seed SEED`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.core.run import Result
+from tests.chaos.cloud import CloudWorld
+from tests.chaos.conftest import Figures
+from tests.chaos.proxies import Freeze, Kill
+from tests.chaos.scenes import LIGHT, ONE, Played, Scene, drawn, faults
+
+pytestmark = [pytest.mark.cloud, pytest.mark.kill, pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+def played(world: CloudWorld, scene: Scene, seed: int, figures: Figures) -> Played:
+    """Plays a scene, and fails with all that is wrong at its end."""
+    told = f"seed {seed}: {scene}"
+    print(told)
+    made = world.play(scene)
+    figures.add(seed, made)
+    wrong = faults(made, scene, world.clean_of(scene.asks))
+    assert not wrong, "\n".join([told, *wrong])
+    return made
+
+
+def test_a_drawn_scene_ends_as_a_clean_run(
+    number: int, cloud_world: CloudWorld, first_seed: int, figures: Figures
+) -> None:
+    seed = first_seed + number
+    played(cloud_world, drawn(seed, cloud_world), seed, figures)
+
+
+def test_a_worker_that_was_frozen_past_its_lease_finds_that_it_lost(
+    cloud_world: CloudWorld, first_seed: int, figures: Figures
+) -> None:
+    # Just before its COMMIT, while another process of the same function takes the step over.
+    last_look = cloud_world.clean_of(ONE).commits[0]
+    blow = Freeze(point="step_worker load.check", passage=last_look)
+    made = played(cloud_world, Scene(blows=[blow]), first_seed, figures)
+    assert made.frozen == 1
+    (ended,) = made.result.left.runs.values()
+    (lost,) = (one for one in ended.attempts if one.result is Result.LOST)
+    assert lost.late is not None
+
+
+def test_a_machine_that_dies_in_the_middle_of_a_step_is_replaced(
+    cloud_world: CloudWorld, first_seed: int, figures: Figures
+) -> None:
+    blow = Kill(point="step_worker processor.exit", passage=2, machine=True)
+    made = played(cloud_world, Scene(blows=[blow], asks=LIGHT), first_seed, figures)
+    assert made.deaths == 1
+    assert made.resumed
