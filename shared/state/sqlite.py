@@ -42,7 +42,10 @@ CREATE TABLE IF NOT EXISTS runs (
     plan BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS runs_due ON runs (wake_at) WHERE wake_at IS NOT NULL;
-CREATE INDEX IF NOT EXISTS runs_history ON runs (org, created_at DESC, run_id DESC);
+-- Every filter of a history is answered from this index alone; a page then reads its own runs only.
+DROP INDEX IF EXISTS runs_history;
+CREATE INDEX IF NOT EXISTS runs_by_time ON runs
+    (org, created_at DESC, run_id DESC, pipeline_id, trigger, status, outcome, tombstone);
 CREATE TABLE IF NOT EXISTS attempts (
     run_id TEXT NOT NULL,
     step_id TEXT NOT NULL,
