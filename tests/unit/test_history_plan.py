@@ -25,6 +25,11 @@ FILTERS: dict[str, Any] = {
 }
 
 
+def plan_of(journal: Journal, statement: str) -> list[str]:
+    explain = f"EXPLAIN QUERY PLAN {statement}"
+    return [row[3] for row in journal.read(lambda db: db.execute(explain).fetchall())]
+
+
 @pytest.mark.parametrize("cursor", [None, "1.r1"])
 def test_every_filter_and_two_together_are_a_search_of_the_index(
     tmp_path: Path, cursor: str | None
@@ -38,10 +43,7 @@ def test_every_filter_and_two_together_are_a_search_of_the_index(
     journal.read(lambda db: db.set_trace_callback(None))
     assert len(asked) == 22
     for statement in asked:
-        plan = journal.read(
-            lambda db, text=statement: db.execute(f"EXPLAIN QUERY PLAN {text}").fetchall()
-        )
-        steps = [row[3] for row in plan]
+        steps = plan_of(journal, statement)
         assert len(steps) == 1, (statement, steps)
         assert steps[0].startswith("SEARCH runs USING INDEX runs_by_time (org=?"), steps
     journal.close()
