@@ -10,17 +10,19 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from tests.support.cloud import Backends, CloudSystem
 from tests.support.doors import Door, Doors, Way
+from tests.support.exports import Export, row
 from tests.support.system import Reply
 
 pytestmark = [pytest.mark.cloud, pytest.mark.slow]
 
-FIVE, LATE = "engine/noop/five", "engine/noop/late"
+FIVE, LATE, MONTH = "engine/noop/five", "engine/noop/late", "engine/load/month"
 STEPS = ("one", "two", "three", "four", "five")
 AWAY_SECONDS = 6.0
 CALLERS = 4
@@ -158,3 +160,39 @@ def test_a_credential_is_stored_whole_or_not_at_all_while_kms_is_gone(
     else:
         assert refused.status == 201
     assert len(system.call("GET", path).json["credentials"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("bigquery", Way.SHUT),
+        ("bigquery", Way.SILENT),
+        ("storage", Way.SHUT),
+        ("firestore", Way.SHUT),
+        ("pubsub", Way.SHUT),
+    ],
+)
+def test_a_month_is_loaded_once_whatever_goes_away_in_the_middle(
+    system: CloudSystem, doors: Doors, name: str, way: Way
+) -> None:
+    org = f"month_{name}_{way.name.lower()}"
+    system.organization(org, "enterprise")
+    source = system.objects(org) / "exports"
+    source.mkdir(parents=True)
+    Export(source).deliver("2025-02", [row(number) for number in range(1, 101)])
+    path = f"/admin/orgs/{org}/credentials/aws/main"
+    assert system.call("PUT", path, system.source(org, "exports")).status == 201
+    days = {"start_date": "2025-02-01", "end_date": "2025-02-28"}
+    started = system.call("POST", f"/pipelines/run/{org}/{MONTH}", days)
+    time.sleep(1.0)
+    doors.by_name[name].set(way)
+    time.sleep(AWAY_SECONDS)
+    doors.by_name[name].set(Way.OPEN)
+    run = system.ended(org, started.json["run_id"])
+    assert run["status"] == "completed", run
+    warehouse = system.app.warehouse()
+    exact = sum(Decimal(row(number)["BilledCost"]) for number in range(1, 101))
+    for table in ("aws_focus", "focus_costs"):
+        sql = f"SELECT COUNT(*) AS n, SUM(BilledCost) AS cost FROM {table}"
+        assert warehouse.query(f"{org}_test", sql, {}).rows == [(100, exact)]
+    assert [loaded.rows for loaded in warehouse.loads(f"{org}_test")] == [100, 100]

@@ -149,6 +149,7 @@ class Doors:
             "postgres": Door(f"{backends.postgres.sockets}/{SOCKET}"),
             "kms": Door(backends.kms.host),
             "bigquery": Door(backends.bigquery),
+            "storage": Door(backends.storage),
         }
 
     @property
@@ -161,6 +162,7 @@ class Doors:
             "CLOUD_TASKS_EMULATOR_HOST": at["tasks"],
             "CLOUD_KMS_EMULATOR_HOST": at["kms"],
             "BIGQUERY_EMULATOR_HOST": f"http://{at['bigquery']}",
+            "STORAGE_EMULATOR_HOST": at["storage"],
         }
 
     @property
