@@ -99,6 +99,13 @@ _ALL = (
     ),
     Route("GET", "/pipelines/quota/<org>", READ, runs.quota, {200: views.QuotaView}),
     Route("GET", "/pipelines/catalog/<org>", READ, runs.catalog, {200: views.CatalogView}),
+    Route(
+        "GET",
+        "/pipelines/catalog/<org>/<provider>/<domain>/<pipeline>",
+        READ,
+        runs.show_pipeline,
+        {200: views.OnePipelineView},
+    ),
     Route("GET", "/admin/orgs", ADMIN, admin.list_orgs, {200: views.OrganizationsView}),
     Route(
         "POST",

@@ -18,6 +18,7 @@ from functions.api.views import (
     HealthView,
     LinkedStatusView,
     Links,
+    OnePipelineView,
     PipelineView,
     QuotaView,
     ReadyView,
@@ -26,7 +27,9 @@ from functions.api.views import (
 from shared.core.record import Json, Record
 from shared.core.resume import RetryMode
 from shared.core.run import Outcome, RunStatus, Trigger
+from shared.core.schema import DIALECT
 from shared.engine import query as views
+from shared.engine.describe import describe, parameter_schemas
 from shared.engine.retry import Retry, retry
 from shared.engine.submit import Submission, Submitted, preview, submit
 from shared.errors import Fault, Invalid, NotFound
@@ -38,7 +41,9 @@ _MAX_KEY = 255
 _Day = Annotated[
     str,
     Meta(
-        description="An inclusive UTC day; yesterday where none is given.", examples=["2026-01-31"]
+        description="An inclusive UTC day; yesterday where none is given.",
+        examples=["2026-01-31"],
+        extra_json_schema={"format": "date"},
     ),
 ]
 _CredentialId = Annotated[
@@ -206,6 +211,29 @@ def catalog(call: Call, org: str) -> Response:
             )
         )
     )
+
+
+def show_pipeline(call: Call, org: str, provider: str, domain: str, pipeline: str) -> Response:
+    """A pipeline with its parameters and the JSON Schema of the body that starts a run of it."""
+    _known_org(call, org)
+    app = call.engine.app
+    found = app.catalog().get(f"{provider}/{domain}/{pipeline}")
+    detail = msgspec.structs.asdict(describe(found, app.processors))
+    schema = _run_schema(parameter_schemas(found, app.processors))
+    return answer(OnePipelineView(**detail, run_schema=schema))
+
+
+def _run_schema(parameters: dict[str, Json]) -> dict[str, Json]:
+    """The schema of `RunRequest` with the parameters of one pipeline."""
+    name = RunRequest.__name__
+    schema = msgspec.json.schema_components([RunRequest])[1][name]
+    taken = {"type": "object", "properties": parameters, "additionalProperties": False}
+    return {
+        "$schema": DIALECT,
+        **schema,
+        "properties": {**schema["properties"], "parameters": taken},
+        "additionalProperties": False,
+    }
 
 
 def _merged(query: RunQuery, body: RunRequest) -> RunRequest:

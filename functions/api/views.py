@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Literal
 
 from shared.accounts import ApiKey, Limits, Organization
+from shared.core.record import Json
+from shared.engine.describe import PipelineDetail
 from shared.engine.query import AttemptView, EvidenceView, StatusView, TransitionView, View
 from shared.vault import CredentialInfo
 
@@ -95,6 +97,12 @@ class CatalogView(View, frozen=True, kw_only=True):
     """Every pipeline, by address."""
 
     pipelines: tuple[PipelineView, ...]
+
+
+class OnePipelineView(PipelineDetail, frozen=True, kw_only=True):
+    """A whole pipeline, with the JSON Schema of the body that starts a run of it."""
+
+    run_schema: dict[str, Json]
 
 
 class OrganizationsView(View, frozen=True, kw_only=True):

@@ -355,12 +355,21 @@ def quota(org: Org = None, as_json: AsJson = False) -> None:
     )
 
 
-def catalog(org: Org = None, as_json: AsJson = False) -> None:
-    """The pipelines that can be run."""
+def catalog(
+    address: Annotated[
+        str | None, typer.Argument(metavar="[ADDRESS]", help="One pipeline, whole.")
+    ] = None,
+    org: Org = None,
+    as_json: AsJson = False,
+) -> None:
+    """The pipelines that can be run, or what one of them takes."""
     client, org = session(org, as_json=as_json)
-    answer = client.get("pipelines", "catalog", org)
+    answer = client.get("pipelines", "catalog", org, *(address_of(address) if address else ()))
     if as_json:
         show.verbatim(answer)
+        return
+    if address:
+        _pipeline(answer.body)
         return
     columns = (Column("address"), Column("provider"), Column("steps"), Column("what it does"))
     show.lines(
@@ -376,6 +385,44 @@ def catalog(org: Org = None, as_json: AsJson = False) -> None:
                 for one in answer.body["pipelines"]
             ],
         )
+    )
+
+
+def _pipeline(one: dict[str, Any]) -> None:
+    needs, schedule = one["credential"], one["schedule"]
+    show.lines(
+        show.record(
+            [
+                ("pipeline", one["address"]),
+                ("what it does", one["description"] or one["name"]),
+                ("credential", f"of {needs['provider']}" if needs["needed"] else "none"),
+                (
+                    "schedule",
+                    f"{schedule['cron']} ({schedule['timezone']})" if schedule else "none",
+                ),
+            ]
+        ),
+        "",
+        show.table(
+            (Column("parameter"), Column("default"), Column("type"), Column("")),
+            [
+                (
+                    given["name"],
+                    show.value(given["default"]),
+                    given["type"] or "any",
+                    given["description"],
+                )
+                for given in one["parameters"]
+            ],
+        ),
+        "",
+        show.table(
+            (Column("step"), Column("processor"), Column("after")),
+            [
+                (step["step_id"], step["ps_type"], show.value(step["depends_on"]))
+                for step in one["steps"]
+            ],
+        ),
     )
 
 
