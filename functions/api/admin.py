@@ -18,6 +18,7 @@ from functions.api.views import (
     RewrappedView,
 )
 from shared.accounts import Organization, OrgStatus, Scope
+from shared.core.lineage import SLUG
 from shared.core.record import Json, Record
 from shared.core.secret import Secret
 from shared.errors import Conflict, Fault, Invalid, NotFound, Terminal
@@ -29,7 +30,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=200)]
 class NewOrg(Record, frozen=True, kw_only=True):
     """An organization to create. Its plan says what it may use."""
 
-    slug: str
+    slug: Annotated[str, Meta(pattern=f"^{SLUG.pattern}$", examples=["acme"])]
     name: Name | None = None
     plan: str = "starter"
 
