@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 from tests.e2e.conftest import Opener, Tenant
-from tests.support.system import System
+from tests.support.system import Reply, System
 
 FIVE = "engine/noop/five"
 DIAMOND = "engine/noop/diamond"
@@ -166,24 +167,45 @@ def test_the_same_key_and_body_is_the_same_run(system: System, tenant: Tenant) -
     assert system.call("GET", f"/pipelines/quota/{tenant.slug}").json["today"] == 1
 
 
-def test_forty_equal_calls_at_once_are_one_run(system: System, small: Tenant) -> None:
+def at_once(calls: int, call: Callable[[int], Reply]) -> list[Reply]:
+    with ThreadPoolExecutor(calls) as threads:
+        return list(threads.map(call, range(calls)))
+
+
+def test_a_hundred_equal_calls_at_once_are_one_run(system: System, small: Tenant) -> None:
     path = f"/pipelines/run/{small.slug}/{FIVE}"
-    statuses: list[tuple[int, str]] = []
-
-    def call() -> None:
-        reply = system.call("POST", path, {}, headers={"Idempotency-Key": "same"})
-        statuses.append((reply.status, reply.json.get("run_id", "")))
-
-    threads = [threading.Thread(target=call) for _ in range(40)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(set(statuses)) == 1, set(statuses)
-    assert statuses[0][0] == 202
-    system.ended(small.slug, statuses[0][1])
+    replies = at_once(
+        100, lambda _: system.call("POST", path, {}, headers={"Idempotency-Key": "same"})
+    )
+    assert {reply.status for reply in replies} == {202}
+    (run_id,) = {reply.json["run_id"] for reply in replies}
+    assert all(reply.json == replies[0].json for reply in replies)
+    assert {reply.headers["Location"] for reply in replies} == {replies[0].json["links"]["status"]}
+    replayed = [reply.headers.get("Idempotency-Replayed") for reply in replies]
+    assert sorted(map(str, replayed)) == ["None", *["true"] * 99]
+    system.ended(small.slug, run_id)
     used = system.call("GET", f"/pipelines/quota/{small.slug}").json
     assert (used["concurrent"], used["today"]) == (0, 1)
+
+
+def test_of_a_hundred_calls_at_once_at_a_limit_of_one_one_is_admitted(
+    system: System, small: Tenant
+) -> None:
+    path = f"/pipelines/run/{small.slug}/{DIAMOND}"
+    body = {"parameters": {"seconds": 30}}
+    replies = at_once(
+        100, lambda n: system.call("POST", path, body, headers={"Idempotency-Key": f"key {n}"})
+    )
+    (admitted,) = [reply for reply in replies if reply.status == 202]
+    refused = [reply for reply in replies if reply is not admitted]
+    assert {(reply.status, reply.json["limit_type"]) for reply in refused} == {(429, "concurrent")}
+    run_id = admitted.json["run_id"]
+    system.call("POST", f"/pipelines/cancel/{small.slug}/{run_id}")
+    system.ended(small.slug, run_id)
+    used = system.call("GET", f"/pipelines/quota/{small.slug}").json
+    assert (used["concurrent"], used["today"], used["month"]) == (0, 1, 1)
+    history = system.call("GET", f"/pipelines/history/{small.slug}").json
+    assert [run["run_id"] for run in history["runs"]] == [run_id]
 
 
 def test_a_refusal_does_not_use_the_key_up(system: System, small: Tenant) -> None:
