@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from shared.core.plans import Limits as Limits
-from shared.core.record import Document
+from shared.core.record import Document, Json
 
 
 class OrgStatus(StrEnum):
@@ -58,6 +58,48 @@ class ApiKey(Document, frozen=True, kw_only=True):
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     last_used_at: datetime | None = None
+
+
+class Author(NamedTuple):
+    """Who makes a change, and when. `entry` is the id of its audit entry: one a change."""
+
+    key_id: str
+    key_name: str
+    request_id: str
+    at: datetime
+    entry: str
+
+
+class Change(NamedTuple):
+    """What was done to what."""
+
+    org: str | None
+    verb: str
+    target: str
+    before: dict[str, Json] | None = None
+    after: dict[str, Json] | None = None
+
+
+class AuditEntry(Document, frozen=True, kw_only=True, omit_defaults=False):
+    """A change that was made. `before` and `after` say what of the target is different, never a secret."""
+
+    entry: str
+    at: datetime
+    org: str | None
+    key_id: str
+    key_name: str
+    request_id: str
+    verb: str
+    target: str
+    before: dict[str, Json] | None
+    after: dict[str, Json] | None
+
+
+class AuditPage(NamedTuple):
+    """Entries, the newest first; `cursor` is None at the end."""
+
+    entries: list[AuditEntry]
+    cursor: str | None
 
 
 class ReservationStatus(StrEnum):
@@ -119,19 +161,29 @@ class Orphan(NamedTuple):
 
 
 class Accounts(Protocol):
-    """Every method raises Unavailable for a fault of the database, never a refusal."""
+    """Every method raises Unavailable for a fault of the database, never a refusal.
 
-    def create_organization(self, slug: str, name: str, plan: str, now: datetime) -> Organization:
+    A change with an author leaves an audit entry, in the same transaction; one that is refused, or that
+    changes nothing, leaves none.
+    """
+
+    def create_organization(
+        self, slug: str, name: str, plan: str, now: datetime, *, author: Author | None = None
+    ) -> Organization:
         """Raises Conflict when the slug is taken, Invalid for a bad slug or an unknown plan."""
 
     def organization(self, slug: str) -> Organization | None: ...
 
     def organizations(self) -> list[Organization]: ...
 
-    def set_status(self, slug: str, status: OrgStatus) -> Organization:
+    def set_status(
+        self, slug: str, status: OrgStatus, *, author: Author | None = None
+    ) -> Organization:
         """Raises NotFound."""
 
-    def set_plan(self, slug: str, plan: str, limits: Limits | None = None) -> Organization:
+    def set_plan(
+        self, slug: str, plan: str, limits: Limits | None = None, *, author: Author | None = None
+    ) -> Organization:
         """Changes the plan, or overrides its limits. Raises NotFound, Invalid."""
 
     def create_key(
@@ -141,16 +193,40 @@ class Accounts(Protocol):
         scopes: Sequence[Scope],
         now: datetime,
         expires_at: datetime | None = None,
+        *,
+        author: Author | None = None,
     ) -> tuple[ApiKey, str]:
         """The key and its text, which is shown this once and stored only as a hash."""
+
+    def rotate_key(
+        self,
+        org: str | None,
+        key_id: str,
+        now: datetime,
+        overlap: timedelta,
+        *,
+        author: Author | None = None,
+    ) -> tuple[ApiKey, str] | None:
+        """A new key with the name, the scopes and the lifetime of this one, which ends after `overlap`.
+
+        None when the organization has no such key that is good now.
+        """
 
     def authenticate(self, text: str, now: datetime) -> ApiKey | None:
         """The key, or None when it is unknown, expired or revoked. Notes the use at most hourly."""
 
     def keys(self, org: str | None) -> list[ApiKey]: ...
 
-    def revoke_key(self, org: str | None, key_id: str, now: datetime) -> bool:
+    def revoke_key(
+        self, org: str | None, key_id: str, now: datetime, *, author: Author | None = None
+    ) -> bool:
         """False when there is no such key of the organization."""
+
+    def note(self, author: Author, change: Change) -> None:
+        """Adds the entry of a change that was made elsewhere. The same entry twice is once."""
+
+    def audit(self, org: str | None, limit: int = 50, cursor: str | None = None) -> AuditPage:
+        """What was changed of the organization, or of all (None). Raises Invalid for a strange cursor."""
 
     def reserve(
         self, run_id: str, org: str, now: datetime, expires_at: datetime

@@ -18,10 +18,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from shared.accounts import (
     ApiKey,
+    AuditEntry,
+    AuditPage,
+    Author,
+    Change,
     Limits,
     NotAllowed,
     Organization,
@@ -36,6 +41,7 @@ from shared.accounts import (
     rules,
 )
 from shared.core.lineage import SLUG
+from shared.core.record import Json
 from shared.errors import Conflict, Unavailable
 
 T = TypeVar("T")
@@ -61,6 +67,22 @@ SELECT slug, name, status, plan, daily, monthly, concurrent, created_at FROM acc
 """
 _ONE_ORGANIZATION = f"{_ORGANIZATION} WHERE slug = %(slug)s"
 _ALL_ORGANIZATIONS = f'{_ORGANIZATION} ORDER BY slug COLLATE "C"'
+# A part of the statement of a change: its entry, if it has an author, beside the rows that it changed.
+# The entry's id makes twice once. What is looked at by it is as it was before the statement.
+_NOTED = """
+noted AS (
+    INSERT INTO accounts.audit
+        (entry, at, org, key_id, key_name, request_id, verb, target, before, after)
+    SELECT %(by_entry)s::text, %(by_at)s::timestamptz, %(by_org)s::text, %(by_key_id)s::text,
+        %(by_key_name)s::text, %(by_request_id)s::text, %(by_verb)s::text, %(by_target)s::text,
+        {before}, %(by_after)s::jsonb
+    FROM {changed}
+    WHERE %(by_entry)s::text IS NOT NULL AND {before} IS DISTINCT FROM %(by_after)s::jsonb
+    ON CONFLICT DO NOTHING
+)
+"""
+_BEFORE = "%(by_before)s::jsonb"
+
 _CREATE = """
 WITH made AS (
     INSERT INTO accounts.organizations AS o (slug, name, status, plan, created_at)
@@ -69,23 +91,39 @@ WITH made AS (
     RETURNING slug
 ), counted AS (
     INSERT INTO accounts.usage (org) SELECT slug FROM made ON CONFLICT DO NOTHING
-)
+), {noted}
 SELECT slug FROM made
 """
-_CREATE_ORGANIZATION = _CREATE.format(taken="ON CONFLICT DO NOTHING")
+_OF_MADE = _NOTED.format(before=_BEFORE, changed="made")
+_CREATE_ORGANIZATION = _CREATE.format(taken="ON CONFLICT DO NOTHING", noted=_OF_MADE)
 # After a lost answer: the row may be the one this very call made.
 _CREATE_AGAIN = _CREATE.format(
     taken="""ON CONFLICT (slug) DO UPDATE SET slug = o.slug
-    WHERE (o.name, o.plan, o.created_at) = (%(name)s, %(plan)s, %(at)s)"""
+    WHERE (o.name, o.plan, o.created_at) = (%(name)s, %(plan)s, %(at)s)""",
+    noted=_OF_MADE,
 )
-_SET_STATUS = """
-UPDATE accounts.organizations SET status = %(status)s WHERE slug = %(slug)s RETURNING slug
+_CHANGE = """
+WITH changed AS (
+    UPDATE accounts.organizations SET {{what}} WHERE slug = %(slug)s RETURNING slug
+), {noted}
+SELECT slug FROM changed
 """
-_SET_PLAN = """
-UPDATE accounts.organizations SET
-    plan = %(plan)s, own_daily = %(daily)s, own_monthly = %(monthly)s, own_concurrent = %(concurrent)s
-WHERE slug = %(slug)s RETURNING slug
-"""
+_SET_STATUS = _CHANGE.format(
+    noted=_NOTED.format(
+        before="jsonb_build_object('status', s.status)",
+        changed="changed JOIN accounts.standings AS s USING (slug)",
+    )
+).format(what="status = %(status)s")
+_SET_PLAN = _CHANGE.format(
+    noted=_NOTED.format(
+        before="""jsonb_build_object('plan', s.plan, 'limits', jsonb_build_object(
+            'daily', s.daily, 'monthly', s.monthly, 'concurrent', s.concurrent))""",
+        changed="changed JOIN accounts.standings AS s USING (slug)",
+    )
+).format(
+    what="""plan = %(plan)s,
+    own_daily = %(daily)s, own_monthly = %(monthly)s, own_concurrent = %(concurrent)s"""
+)
 
 _KEY = """
 SELECT key_id, org, name, scopes, created_at, expires_at, revoked_at, last_used_at, secret_hash
@@ -94,23 +132,55 @@ FROM accounts.api_keys
 _ONE_KEY = f"{_KEY} WHERE key_id = %(key_id)s"
 _KEYS = f"{_KEY} WHERE org IS NOT DISTINCT FROM %(org)s ORDER BY created_at, key_id"
 # The condition makes twice once; another key with this id (48 random bits) would be no row, and no key.
-_CREATE_KEY = """
-INSERT INTO accounts.api_keys AS k
-    (key_id, secret_hash, org, name, scopes, created_at, expires_at)
-SELECT %(key_id)s, %(hash)s, %(org)s, %(name)s, %(scopes)s, %(at)s, %(expires_at)s
-WHERE %(org)s::text IS NULL
-    OR EXISTS (SELECT FROM accounts.organizations AS o WHERE o.slug = %(org)s)
-ON CONFLICT (key_id) DO UPDATE SET key_id = k.key_id WHERE k.secret_hash = excluded.secret_hash
-RETURNING key_id
+_ADD_KEY = """
+    INSERT INTO accounts.api_keys AS k
+        (key_id, secret_hash, org, name, scopes, created_at, expires_at)
+    SELECT %(key_id)s, %(hash)s, %(org)s, %(name)s, %(scopes)s, %(at)s, %(expires_at)s
+    {where}
+    ON CONFLICT (key_id) DO UPDATE SET key_id = k.key_id WHERE k.secret_hash = excluded.secret_hash
+    RETURNING key_id
+"""
+_EXISTS = """WHERE %(org)s::text IS NULL
+        OR EXISTS (SELECT FROM accounts.organizations AS o WHERE o.slug = %(org)s)"""
+_CREATE_KEY = f"WITH made AS ({_ADD_KEY.format(where=_EXISTS)}), {_OF_MADE} SELECT key_id FROM made"
+# Good now, or this very rotation's work already.
+_ROTATE = f"""
+WITH old AS (
+    UPDATE accounts.api_keys AS o SET expires_at = %(ends)s
+    WHERE o.key_id = %(old_id)s AND o.org IS NOT DISTINCT FROM %(org)s AND o.revoked_at IS NULL
+        AND (
+            o.expires_at IS NOT DISTINCT FROM %(old_expires_at)s::timestamptz
+            OR EXISTS (SELECT FROM accounts.api_keys AS n WHERE n.key_id = %(key_id)s)
+        )
+    RETURNING o.key_id
+), made AS ({_ADD_KEY.format(where="FROM old")}), {_OF_MADE}
+SELECT key_id FROM made
 """
 _NOTE_USE = """
 UPDATE accounts.api_keys SET last_used_at = %(now)s
 WHERE key_id = %(key_id)s AND (last_used_at IS NULL OR last_used_at <= %(before)s)
 RETURNING key_id
 """
-_REVOKE = """
-UPDATE accounts.api_keys SET revoked_at = coalesce(revoked_at, %(now)s)
-WHERE key_id = %(key_id)s AND org IS NOT DISTINCT FROM %(org)s RETURNING key_id
+_REVOKE = f"""
+WITH old AS (
+    SELECT key_id, revoked_at FROM accounts.api_keys
+    WHERE key_id = %(key_id)s AND org IS NOT DISTINCT FROM %(org)s
+    FOR UPDATE
+), revoked AS (
+    UPDATE accounts.api_keys AS k SET revoked_at = %(now)s
+    FROM old WHERE k.key_id = old.key_id AND old.revoked_at IS NULL
+    RETURNING k.key_id
+), {_NOTED.format(before=_BEFORE, changed="revoked")}
+SELECT key_id FROM old
+"""
+
+_NOTE = f"WITH {_NOTED.format(before=_BEFORE, changed='(SELECT) AS once')} SELECT"
+_AUDIT = """
+SELECT entry, at, org, key_id, key_name, request_id, verb, target, before, after
+FROM accounts.audit
+WHERE (%(org)s::text IS NULL OR org = %(org)s)
+    AND (%(at)s::timestamptz IS NULL OR (at, entry COLLATE "C") < (%(at)s, %(entry)s))
+ORDER BY at DESC, entry COLLATE "C" DESC LIMIT %(limit)s
 """
 
 _RESERVE = """
@@ -178,7 +248,9 @@ class PostgresAccounts:
 
     # --- organizations ---
 
-    def create_organization(self, slug: str, name: str, plan: str, now: datetime) -> Organization:
+    def create_organization(
+        self, slug: str, name: str, plan: str, now: datetime, *, author: Author | None = None
+    ) -> Organization:
         made = rules.new_organization(slug, name, plan, self._plans, now)
         values = {
             "slug": slug,
@@ -186,6 +258,7 @@ class PostgresAccounts:
             "status": made.status,
             "plan": plan,
             "at": made.created_at,
+            **_noted(author, rules.made_organization(made)),
         }
         if not self._ask(_CREATE_ORGANIZATION, values, again=_CREATE_AGAIN):
             raise Conflict(f"organization {slug!r} exists already", code="organization_exists")
@@ -200,13 +273,21 @@ class PostgresAccounts:
     def organizations(self) -> list[Organization]:
         return [_organization(row) for row in self._ask(_ALL_ORGANIZATIONS)]
 
-    def set_status(self, slug: str, status: OrgStatus) -> Organization:
-        return self._change(slug, _SET_STATUS, {"status": status.value})
+    def set_status(
+        self, slug: str, status: OrgStatus, *, author: Author | None = None
+    ) -> Organization:
+        after: dict[str, Json] = {"status": status.value}
+        noted = _noted(author, Change(slug, "organization.status_set", slug, None, after))
+        return self._change(slug, _SET_STATUS, {"status": status.value, **noted})
 
-    def set_plan(self, slug: str, plan: str, limits: Limits | None = None) -> Organization:
+    def set_plan(
+        self, slug: str, plan: str, limits: Limits | None = None, *, author: Author | None = None
+    ) -> Organization:
         rules.check_plan(plan, limits, self._plans)
         own = rules.columns(limits) if limits else _FOLLOWS_ITS_PLAN
-        return self._change(slug, _SET_PLAN, {"plan": plan, **own})
+        after = {"plan": plan, "limits": rules.columns(limits or self._plans[plan])}
+        noted = _noted(author, Change(slug, "organization.plan_set", slug, None, after))
+        return self._change(slug, _SET_PLAN, {"plan": plan, **own, **noted})
 
     def _change(self, slug: str, statement: str, values: Mapping[str, Any]) -> Organization:
         changed = SLUG.fullmatch(slug) and self._ask(statement, {**values, "slug": slug})
@@ -228,21 +309,41 @@ class PostgresAccounts:
         scopes: Sequence[Scope],
         now: datetime,
         expires_at: datetime | None = None,
+        *,
+        author: Author | None = None,
     ) -> tuple[ApiKey, str]:
         """Raises NotFound for an unknown organization, Invalid for a key that could do nothing."""
         key, secret = rules.new_key(org, name, scopes, now, expires_at)
-        values = {
-            "key_id": key.key_id,
-            "hash": rules.hash_secret(secret),
-            "org": org,
-            "name": key.name,
-            "scopes": [scope.value for scope in key.scopes],
-            "at": key.created_at,
-            "expires_at": key.expires_at,
-        }
+        noted = _noted(author, rules.changed_key("key.created", key))
+        values = {**_columns(key, secret), **noted}
         if (org is not None and not SLUG.fullmatch(org)) or not self._ask(_CREATE_KEY, values):
             raise rules.no_organization(str(org))
         return key, rules.key_text(key, secret)
+
+    def rotate_key(
+        self,
+        org: str | None,
+        key_id: str,
+        now: datetime,
+        overlap: timedelta,
+        *,
+        author: Author | None = None,
+    ) -> tuple[ApiKey, str] | None:
+        old = next((key for key in self.keys(org) if key.key_id == key_id), None)
+        following = rules.rotated(old, now, overlap) if old else None
+        if old is None or following is None:
+            return None
+        key, secret, ends = following
+        values = {
+            **_columns(key, secret),
+            **_noted(author, rules.rotation(old, key, ends)),
+            "old_id": key_id,
+            "old_expires_at": old.expires_at,
+            "ends": ends,
+        }
+        made = self._ask(_ROTATE, values)
+        self._keys.forget(key_id)
+        return (key, rules.key_text(key, secret)) if made else None
 
     def authenticate(self, text: str, now: datetime) -> ApiKey | None:
         parsed = rules.parse_key(text)
@@ -277,12 +378,27 @@ class PostgresAccounts:
             return []
         return [_key(row) for row in self._ask(_KEYS, {"org": org})]
 
-    def revoke_key(self, org: str | None, key_id: str, now: datetime) -> bool:
+    def revoke_key(
+        self, org: str | None, key_id: str, now: datetime, *, author: Author | None = None
+    ) -> bool:
         if "\0" in key_id or (org is not None and not SLUG.fullmatch(org)):
             return False
-        revoked = self._ask(_REVOKE, {"key_id": key_id, "org": org, "now": now})
+        noted = _noted(author, rules.revocation(org, key_id, now))
+        revoked = self._ask(_REVOKE, {"key_id": key_id, "org": org, "now": now, **noted})
         self._keys.forget(key_id)
         return bool(revoked)
+
+    # --- audit ---
+
+    def note(self, author: Author, change: Change) -> None:
+        self._ask(_NOTE, _noted(author, change))
+
+    def audit(self, org: str | None, limit: int = 50, cursor: str | None = None) -> AuditPage:
+        at, entry = (None, "") if cursor is None else rules.read_audit_cursor(cursor)
+        if org is not None and not SLUG.fullmatch(org):
+            return AuditPage([], None)
+        values = {"org": org, "at": at, "entry": entry, "limit": limit + 1}
+        return rules.audit_page([_entry(row) for row in self._ask(_AUDIT, values)], limit)
 
     # --- quota ---
 
@@ -439,6 +555,54 @@ def _standing(status: str, numbers: Sequence[Any]) -> rules.Standing:
     daily, monthly, concurrent, running, today, month = numbers
     limits = Limits(daily=daily, monthly=monthly, concurrent=concurrent)
     return rules.Standing(status, limits, running, today, month)
+
+
+def _columns(key: ApiKey, secret: str) -> dict[str, Any]:
+    return {
+        "key_id": key.key_id,
+        "hash": rules.hash_secret(secret),
+        "org": key.org,
+        "name": key.name,
+        "scopes": [scope.value for scope in key.scopes],
+        "at": key.created_at,
+        "expires_at": key.expires_at,
+    }
+
+
+def _noted(author: Author | None, change: Change) -> dict[str, Any]:
+    """The values of `_NOTED`; without an author there is no entry."""
+    before, after = (
+        None if side is None else msgspec.json.encode(side).decode()
+        for side in (change.before, change.after)
+    )
+    return {
+        "by_entry": author and author.entry,
+        "by_at": author and author.at,
+        "by_key_id": author and author.key_id,
+        "by_key_name": author and author.key_name,
+        "by_request_id": author and author.request_id,
+        "by_org": change.org,
+        "by_verb": change.verb,
+        "by_target": change.target,
+        "by_before": before,
+        "by_after": after,
+    }
+
+
+def _entry(row: tuple[Any, ...]) -> AuditEntry:
+    entry, at, org, key_id, key_name, request_id, verb, target, before, after = row
+    return AuditEntry(
+        entry=entry,
+        at=at.astimezone(UTC),
+        org=org,
+        key_id=key_id,
+        key_name=key_name,
+        request_id=request_id,
+        verb=verb,
+        target=target,
+        before=before,
+        after=after,
+    )
 
 
 def _organization(row: tuple[Any, ...]) -> Organization:

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from shared.accounts import (
     ApiKey,
+    AuditEntry,
+    AuditPage,
+    Change,
     Limits,
     NotAllowed,
     Organization,
@@ -21,6 +24,7 @@ from shared.accounts import (
     Usage,
 )
 from shared.core.lineage import SLUG
+from shared.core.record import Json
 from shared.errors import Fault, Invalid, NotFound
 
 CONCURRENT_RETRY = timedelta(seconds=30)  # nobody knows when a run ends; most end within this
@@ -32,6 +36,9 @@ _KEY_TEXT = re.compile(r"cpk_([0-9a-f]{12})_([0-9A-Za-z]{43})")
 _LETTERS = string.ascii_letters + string.digits
 _SCOPES = {scope.value: scope for scope in Scope}
 _DAY = timedelta(days=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_ENTRY = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
 # --- organizations ---
@@ -133,6 +140,18 @@ def new_key(
     return key, secret
 
 
+def rotated(key: ApiKey, now: datetime, overlap: timedelta) -> tuple[ApiKey, str, datetime] | None:
+    """The key that follows, its secret, and when the old one ends. None for one that is not good now."""
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+        return None
+    ends = now + overlap if key.expires_at is None else min(key.expires_at, now + overlap)
+    lifetime = None if key.expires_at is None else key.expires_at - key.created_at
+    made, secret = new_key(
+        key.org, key.name, key.scopes, now, None if lifetime is None else now + lifetime
+    )
+    return made, secret, ends
+
+
 def key_text(key: ApiKey, secret: str) -> str:
     """What the holder of the key sends; shown once."""
     return f"cpk_{key.key_id}_{secret}"
@@ -167,6 +186,74 @@ def use_is_due(key: ApiKey, now: datetime) -> bool:
 def known_scopes(words: Sequence[str]) -> tuple[Scope, ...]:
     """A scope of a newer release grants nothing here."""
     return tuple(_SCOPES[word] for word in words if word in _SCOPES)
+
+
+# --- audit ---
+
+
+def changed_key(verb: str, key: ApiKey) -> Change:
+    """The change that made the key."""
+    after = {
+        "name": key.name,
+        "scopes": [scope.value for scope in key.scopes],
+        "expires_at": said(key.expires_at),
+    }
+    return Change(key.org, verb, key.key_id, None, after)
+
+
+def made_organization(made: Organization) -> Change:
+    """The change that made the organization."""
+    after = {"name": made.name, "status": made.status, "plan": made.plan}
+    return Change(made.slug, "organization.created", made.slug, None, after)
+
+
+def changed_organization(verb: str, before: Organization, after: Organization) -> Change:
+    """What is different of the organization now."""
+    sides: list[dict[str, Json]] = [
+        {"status": one.status, "plan": one.plan, "limits": columns(one.limits)}
+        for one in (before, after)
+    ]
+    differ = [name for name in sides[0] if sides[0][name] != sides[1][name]]
+    old, new = ({name: side[name] for name in differ} for side in sides)
+    return Change(after.slug, verb, after.slug, old, new)
+
+
+def rotation(old: ApiKey, made: ApiKey, ends: datetime) -> Change:
+    """The change that let another key follow this one."""
+    before = {"expires_at": said(old.expires_at)}
+    after = {"expires_at": said(ends), "followed_by": made.key_id}
+    return Change(old.org, "key.rotated", old.key_id, before, after)
+
+
+def revocation(org: str | None, key_id: str, now: datetime) -> Change:
+    """The change that ended a key."""
+    return Change(org, "key.revoked", key_id, {"revoked_at": None}, {"revoked_at": said(now)})
+
+
+def said(moment: datetime | None) -> str | None:
+    """The time as text, as an entry has it."""
+    return None if moment is None else moment.astimezone(UTC).isoformat()
+
+
+def audit_page(found: list[AuditEntry], limit: int) -> AuditPage:
+    """The page of what was found, which is one more than the page has if there are more."""
+    last = found[limit - 1] if len(found) > limit else None
+    cursor = None if last is None else f"{(last.at - _EPOCH) // _MICROSECOND}.{last.entry}"
+    return AuditPage(found[:limit], cursor)
+
+
+def read_audit_cursor(cursor: str) -> tuple[datetime, str]:
+    """Raises Invalid."""
+    micros, _, entry = cursor.partition(".")
+    if _ENTRY.fullmatch(entry) and micros.isascii() and micros.isdigit() and len(micros) <= 18:
+        try:
+            return _EPOCH + int(micros) * _MICROSECOND, entry
+        except OverflowError:
+            pass  # later than any time there is
+    raise Invalid(
+        "the query is not valid",
+        [Fault("cursor", "is none of ours; take it from `next` of the page before")],
+    )
 
 
 # --- quota ---

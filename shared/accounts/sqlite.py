@@ -12,8 +12,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from shared.accounts import (
     ApiKey,
+    AuditEntry,
+    AuditPage,
+    Author,
+    Change,
     Limits,
     NotAllowed,
     Organization,
@@ -83,6 +89,21 @@ CREATE TABLE IF NOT EXISTS api_keys (
     revoked_at INTEGER,
     last_used_at INTEGER
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS audit (
+    entry TEXT PRIMARY KEY,
+    at INTEGER NOT NULL,
+    org TEXT,                               -- NULL is the platform's own
+    key_id TEXT NOT NULL,
+    key_name TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    verb TEXT NOT NULL,
+    target TEXT NOT NULL,
+    before TEXT,                            -- JSON
+    after TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS audit_newest ON audit (at DESC, entry DESC);
+CREATE INDEX IF NOT EXISTS audit_of_org ON audit (org, at DESC, entry DESC);
 """
 
 _ORGANIZATION = (
@@ -168,6 +189,10 @@ _NOTE_USE = (
     "WHERE key_id = ? AND (last_used_at IS NULL OR last_used_at <= ?)"
 )
 
+_AUDIT = (
+    "SELECT entry, at, org, key_id, key_name, request_id, verb, target, before, after FROM audit"
+)
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -190,7 +215,9 @@ class SqliteAccounts:
 
     # --- organizations ---
 
-    def create_organization(self, slug: str, name: str, plan: str, now: datetime) -> Organization:
+    def create_organization(
+        self, slug: str, name: str, plan: str, now: datetime, *, author: Author | None = None
+    ) -> Organization:
         made = rules.new_organization(slug, name, plan, self._plans, now)
 
         def create(db: sqlite3.Connection) -> bool:
@@ -209,6 +236,7 @@ class SqliteAccounts:
             ).rowcount
             if created:
                 db.execute("INSERT INTO usage (org) VALUES (?)", (slug,))
+                _note(db, author, rules.made_organization(made))
             return bool(created)
 
         if not self._journal.write(create):
@@ -227,31 +255,45 @@ class SqliteAccounts:
         )
         return [_organization(row) for row in rows]
 
-    def set_status(self, slug: str, status: OrgStatus) -> Organization:
+    def set_status(
+        self, slug: str, status: OrgStatus, *, author: Author | None = None
+    ) -> Organization:
         return self._change(
+            author,
+            "organization.status_set",
             slug,
             "UPDATE organizations SET status = :status WHERE slug = :slug",
             {"status": status.value},
         )
 
-    def set_plan(self, slug: str, plan: str, limits: Limits | None = None) -> Organization:
+    def set_plan(
+        self, slug: str, plan: str, limits: Limits | None = None, *, author: Author | None = None
+    ) -> Organization:
         rules.check_plan(plan, limits, self._plans)
         return self._change(
+            author,
+            "organization.plan_set",
             slug,
             "UPDATE organizations SET plan = :plan, own_limits = :own, daily = :daily, "
             "monthly = :monthly, concurrent = :concurrent WHERE slug = :slug",
             {"plan": plan, "own": limits is not None, **rules.columns(limits or self._plans[plan])},
         )
 
-    def _change(self, slug: str, statement: str, values: dict[str, Any]) -> Organization:
-        def change(db: sqlite3.Connection) -> Any:
+    def _change(
+        self, author: Author | None, verb: str, slug: str, statement: str, values: dict[str, Any]
+    ) -> Organization:
+        def change(db: sqlite3.Connection) -> Organization:
+            find = f"{_ORGANIZATION} WHERE slug = ?"
+            row = db.execute(find, (slug,)).fetchone()
+            if row is None:
+                raise rules.no_organization(slug)
+            before = _organization(row)
             db.execute(statement, {**values, "slug": slug})
-            return db.execute(f"{_ORGANIZATION} WHERE slug = ?", (slug,)).fetchone()
+            after = _organization(db.execute(find, (slug,)).fetchone())
+            _note(db, author, rules.changed_organization(verb, before, after))
+            return after
 
-        row = self._journal.write(change)
-        if row is None:
-            raise rules.no_organization(slug)
-        return _organization(row)
+        return self._journal.write(change)
 
     # --- keys ---
 
@@ -262,6 +304,8 @@ class SqliteAccounts:
         scopes: Sequence[Scope],
         now: datetime,
         expires_at: datetime | None = None,
+        *,
+        author: Author | None = None,
     ) -> tuple[ApiKey, str]:
         """Raises NotFound for an unknown organization, Invalid for a key that could do nothing."""
         key, secret = rules.new_key(org, name, scopes, now, expires_at)
@@ -272,25 +316,38 @@ class SqliteAccounts:
                 and not db.execute("SELECT 1 FROM organizations WHERE slug = ?", (org,)).fetchone()
             ):
                 return False
-            db.execute(
-                "INSERT INTO api_keys "
-                "(key_id, secret_hash, org, name, scopes, created_at, expires_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    key.key_id,
-                    rules.hash_secret(secret),
-                    org,
-                    key.name,
-                    " ".join(key.scopes),
-                    _micros(now),
-                    _micros(expires_at) if expires_at else None,
-                ),
-            )
+            _add_key(db, key, secret)
+            _note(db, author, rules.changed_key("key.created", key))
             return True
 
         if not self._journal.write(create):
             raise rules.no_organization(str(org))
         return key, rules.key_text(key, secret)
+
+    def rotate_key(
+        self,
+        org: str | None,
+        key_id: str,
+        now: datetime,
+        overlap: timedelta,
+        *,
+        author: Author | None = None,
+    ) -> tuple[ApiKey, str] | None:
+        def rotate(db: sqlite3.Connection) -> tuple[ApiKey, str] | None:
+            row = db.execute(f"{_FIND_KEY} AND org IS ?", (key_id, org)).fetchone()
+            old = _key(row) if row else None
+            following = rules.rotated(old, now, overlap) if old else None
+            if old is None or following is None:
+                return None
+            key, secret, ends = following
+            db.execute(
+                "UPDATE api_keys SET expires_at = ? WHERE key_id = ?", (_micros(ends), key_id)
+            )
+            _add_key(db, key, secret)
+            _note(db, author, rules.rotation(old, key, ends))
+            return key, rules.key_text(key, secret)
+
+        return self._journal.write(rotate)
 
     def authenticate(self, text: str, now: datetime) -> ApiKey | None:
         parsed = rules.parse_key(text)
@@ -318,16 +375,40 @@ class SqliteAccounts:
         )
         return [_key(row) for row in rows]
 
-    def revoke_key(self, org: str | None, key_id: str, now: datetime) -> bool:
+    def revoke_key(
+        self, org: str | None, key_id: str, now: datetime, *, author: Author | None = None
+    ) -> bool:
         def revoke(db: sqlite3.Connection) -> bool:
-            changed = db.execute(
-                "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) "
-                "WHERE key_id = ? AND org IS ?",
-                (_micros(now), key_id, org),
-            )
-            return bool(changed.rowcount)
+            row = db.execute(f"{_FIND_KEY} AND org IS ?", (key_id, org)).fetchone()
+            if row is not None and _key(row).revoked_at is None:
+                at = _micros(now)
+                db.execute("UPDATE api_keys SET revoked_at = ? WHERE key_id = ?", (at, key_id))
+                _note(db, author, rules.revocation(org, key_id, now))
+            return row is not None
 
         return self._journal.write(revoke)
+
+    # --- audit ---
+
+    def note(self, author: Author, change: Change) -> None:
+        self._journal.write(lambda db: _note(db, author, change))
+
+    def audit(self, org: str | None, limit: int = 50, cursor: str | None = None) -> AuditPage:
+        where, values = ["true"], list[object]()
+        if org is not None:
+            where.append("org = ?")
+            values.append(org)
+        if cursor is not None:
+            at, entry = rules.read_audit_cursor(cursor)
+            where.append("(at, entry) < (?, ?)")
+            values += [_micros(at), entry]
+        rows = self._journal.read(
+            lambda db: db.execute(
+                f"{_AUDIT} WHERE {' AND '.join(where)} ORDER BY at DESC, entry DESC LIMIT ?",
+                (*values, limit + 1),
+            ).fetchall()
+        )
+        return rules.audit_page([_entry(row) for row in rows], limit)
 
     # --- quota ---
 
@@ -447,6 +528,50 @@ def _end(db: sqlite3.Connection, run_id: str, status: str, outcome: str, *, back
         },
     )
     return True
+
+
+def _add_key(db: sqlite3.Connection, key: ApiKey, secret: str) -> None:
+    db.execute(
+        "INSERT INTO api_keys (key_id, secret_hash, org, name, scopes, created_at, expires_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            key.key_id,
+            rules.hash_secret(secret),
+            key.org,
+            key.name,
+            " ".join(key.scopes),
+            _micros(key.created_at),
+            _micros(key.expires_at) if key.expires_at else None,
+        ),
+    )
+
+
+def _note(db: sqlite3.Connection, author: Author | None, change: Change) -> None:
+    if author is None or change.before == change.after:
+        return
+    before, after = (
+        None if side is None else msgspec.json.encode(side).decode()
+        for side in (change.before, change.after)
+    )
+    row = (author.entry, _micros(author.at), change.org, author.key_id, author.key_name)
+    what = (author.request_id, change.verb, change.target, before, after)
+    db.execute("INSERT OR IGNORE INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *what))
+
+
+def _entry(row: Any) -> AuditEntry:
+    entry, at, org, key_id, key_name, request_id, verb, target, before, after = row
+    return AuditEntry(
+        entry=entry,
+        at=_moment(at),
+        org=org,
+        key_id=key_id,
+        key_name=key_name,
+        request_id=request_id,
+        verb=verb,
+        target=target,
+        before=None if before is None else msgspec.json.decode(before),
+        after=None if after is None else msgspec.json.decode(after),
+    )
 
 
 def _organization(row: Any) -> Organization:

@@ -25,6 +25,9 @@ from hypothesis.stateful import (
 
 from shared.accounts import (
     Accounts,
+    AuditEntry,
+    Author,
+    Change,
     Limits,
     NotAllowed,
     OrgStatus,
@@ -872,6 +875,145 @@ def test_a_key_that_could_do_nothing_is_invalid(accounts: Accounts) -> None:
     with pytest.raises(Invalid) as caught:
         accounts.create_key("acme", "", [], NOON, NOON)
     assert [fault.where for fault in caught.value.faults] == ["name", "scopes", "expires_at"]
+
+
+def test_a_rotated_key_and_the_one_that_follows_open_side_by_side_for_the_overlap(
+    accounts: Accounts,
+) -> None:
+    key, text = accounts.create_key("acme", "ci", [Scope.READ, Scope.EXECUTE], NOON)
+    rotated = accounts.rotate_key("acme", key.key_id, NOON + MINUTE, HOUR)
+    assert rotated is not None
+    made, new_text = rotated
+    assert (made.name, made.scopes, made.expires_at) == (key.name, key.scopes, None)
+    assert new_text != text
+    for at in (NOON + MINUTE, NOON + MINUTE + HOUR - TICK):
+        assert accounts.authenticate(text, at)
+        assert accounts.authenticate(new_text, at)
+    assert accounts.authenticate(text, NOON + MINUTE + HOUR) is None
+    assert accounts.authenticate(new_text, NOON + MINUTE + HOUR)
+
+
+def test_a_key_that_ends_is_followed_by_one_that_lives_as_long(accounts: Accounts) -> None:
+    key, text = accounts.create_key("acme", "ci", [Scope.READ], NOON, NOON + 3 * HOUR)
+    rotated = accounts.rotate_key("acme", key.key_id, NOON + 2 * HOUR, 5 * HOUR)
+    assert rotated is not None
+    assert rotated[0].expires_at == NOON + 5 * HOUR
+    assert accounts.authenticate(text, NOON + 3 * HOUR) is None  # it never lives longer by it
+
+
+def test_only_a_good_key_of_the_organization_is_rotated(accounts: Accounts) -> None:
+    key, _ = accounts.create_key("acme", "ci", [Scope.READ], NOON, NOON + HOUR)
+    accounts.create_organization("globex", "Globex", "starter", NOON)
+    assert accounts.rotate_key("globex", key.key_id, NOON, HOUR) is None
+    assert accounts.rotate_key(None, key.key_id, NOON, HOUR) is None
+    assert accounts.rotate_key("acme", "0" * 12, NOON, HOUR) is None
+    assert accounts.rotate_key("acme", key.key_id, NOON + HOUR, HOUR) is None
+    accounts.revoke_key("acme", key.key_id, NOON)
+    assert accounts.rotate_key("acme", key.key_id, NOON, HOUR) is None
+    assert len(accounts.keys("acme")) == 1
+
+
+# --- audit ---
+
+
+def author(number: int = 1, at: datetime = NOON) -> Author:
+    return Author("0123456789ab", "operator", "request-1", at, f"entry-{number}")
+
+
+def test_a_change_leaves_an_entry_that_says_who_what_and_when(accounts: Accounts) -> None:
+    accounts.set_status("acme", OrgStatus.SUSPENDED, author=author())
+    (entry,) = accounts.audit("acme").entries
+    assert entry == AuditEntry(
+        entry="entry-1",
+        at=NOON,
+        org="acme",
+        key_id="0123456789ab",
+        key_name="operator",
+        request_id="request-1",
+        verb="organization.status_set",
+        target="acme",
+        before={"status": "ACTIVE"},
+        after={"status": "SUSPENDED"},
+    )
+
+
+def test_every_change_has_its_entry_and_none_has_a_secret(accounts: Accounts) -> None:
+    accounts.create_organization("globex", "Globex", "starter", NOON, author=author(1))
+    own = Limits(daily=1, monthly=None, concurrent=1)
+    accounts.set_plan("globex", "enterprise", own, author=author(2))
+    key, text = accounts.create_key("globex", "ci", [Scope.READ], NOON, author=author(3))
+    rotated = accounts.rotate_key("globex", key.key_id, NOON, HOUR, author=author(4))
+    assert rotated is not None
+    accounts.revoke_key("globex", rotated[0].key_id, NOON, author=author(5))
+    found = accounts.audit("globex").entries[::-1]
+    assert [entry.verb for entry in found] == [
+        "organization.created",
+        "organization.plan_set",
+        "key.created",
+        "key.rotated",
+        "key.revoked",
+    ]
+    assert found[0].before is None
+    assert found[1].before is not None
+    assert found[1].after is not None
+    assert found[1].before["limits"]["daily"] == 6
+    assert found[1].after["limits"]["daily"] == 1
+    assert found[3].after is not None
+    assert found[3].after["followed_by"] == rotated[0].key_id
+    for secret in (text, rotated[1]):
+        assert secret.rpartition("_")[2] not in str(found)
+
+
+def test_what_is_refused_or_changes_nothing_leaves_no_entry(accounts: Accounts) -> None:
+    with pytest.raises(Conflict):
+        accounts.create_organization("acme", "Acme", "starter", NOON, author=author(1))
+    with pytest.raises(NotFound):
+        accounts.set_status("nobody", OrgStatus.TRIAL, author=author(2))
+    with pytest.raises(NotFound):
+        accounts.create_key("nobody", "ci", [Scope.READ], NOON, author=author(3))
+    assert not accounts.revoke_key("acme", "0" * 12, NOON, author=author(4))
+    accounts.set_status("acme", OrgStatus.ACTIVE, author=author(5))
+    key, _ = accounts.create_key("acme", "ci", [Scope.READ], NOON)
+    assert accounts.revoke_key("acme", key.key_id, NOON)
+    assert accounts.revoke_key("acme", key.key_id, NOON, author=author(6))
+    assert accounts.audit(None).entries == []
+
+
+def test_a_change_made_elsewhere_is_noted_once(accounts: Accounts) -> None:
+    change = Change("acme", "credential.stored", "aws/main", None, {"version": 1})
+    accounts.note(author(), change)
+    accounts.note(author(), change)
+    (entry,) = accounts.audit("acme").entries
+    assert (entry.target, entry.before, entry.after) == ("aws/main", None, {"version": 1})
+
+
+def test_entries_are_paged_from_the_newest_to_the_oldest(accounts: Accounts) -> None:
+    for number in range(20):
+        org = "acme" if number % 2 else None
+        at = NOON + (number // 4) * HOUR  # four of one moment
+        accounts.note(author(number, at), Change(org, "noted", str(number), None, {}))
+    expected = sorted(range(20), key=lambda number: (number // 4, f"entry-{number}"), reverse=True)
+    for org, numbers in (
+        (None, expected),
+        ("acme", [number for number in expected if number % 2]),
+    ):
+        for limit in (1, 3, 100):
+            seen: list[str] = []
+            cursor = None
+            while True:
+                page = accounts.audit(org, limit, cursor)
+                seen += [entry.target for entry in page.entries]
+                cursor = page.cursor
+                if cursor is None:
+                    break
+            assert seen == [str(number) for number in numbers]
+    assert accounts.audit("globex").entries == []
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "1.", ".e", "-1.e", "1" * 19 + ".e", "1.a b"])
+def test_a_cursor_of_no_page_is_invalid(accounts: Accounts, cursor: str) -> None:
+    with pytest.raises(Invalid):
+        accounts.audit("acme", cursor=cursor)
 
 
 # --- what survives ---
