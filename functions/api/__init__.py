@@ -29,6 +29,7 @@ def api(request: Request) -> Response:
         made = engine(request.environ)
         log = made.app.log
         route, values = _match(request)
+        key = None
         if route.scope is not None:
             key = authenticate(request, made)
             standing = made.requests.take(key.key_id)
@@ -36,7 +37,7 @@ def api(request: Request) -> Response:
             within(made.requests, standing)
             org = None if route.platform else values.get("org")
             authorize(key, route.scope, org)
-        response = route.call(Call(request, made), values)
+        response = route.call(Call(request, made, request_id, key), values)
         if request.method not in ("GET", "HEAD"):
             made.app.runs.sync()  # what the answer tells must survive
     except RequestError as error:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Annotated
 
 import msgspec
 from flask import Response
 from msgspec import Meta
 
-from functions.api.http import Call, Time, answer
+from functions.api.http import Call, PageSize, Time, answer
 from functions.api.views import (
+    AuditView,
     CredentialsView,
     KeysView,
     MadeKeyView,
     OrganizationsView,
     RewrappedView,
 )
-from shared.accounts import Organization, OrgStatus, Scope
+from shared.accounts import Change, Limits, Organization, OrgStatus, Scope
+from shared.accounts.rules import MAX_LIMIT
 from shared.core.lineage import SLUG
 from shared.core.record import Json, Record
 from shared.core.secret import Secret
@@ -49,6 +52,39 @@ class NewKey(Record, frozen=True, kw_only=True):
     expires_at: Time | None = None
 
 
+class OwnLimits(Record, frozen=True, kw_only=True):
+    """Limits in place of the plan's. Null is unlimited."""
+
+    daily: Annotated[int, Meta(ge=0, le=MAX_LIMIT)] | None = None
+    monthly: Annotated[int, Meta(ge=0, le=MAX_LIMIT)] | None = None
+    concurrent: Annotated[int, Meta(ge=0, le=MAX_LIMIT)]
+
+
+class NewPlan(Record, frozen=True, kw_only=True):
+    """The plan to set, and the limits."""
+
+    plan: Annotated[str, Meta(description="Left out, it stays as it is.")] | None = None
+    limits: (
+        Annotated[OwnLimits, Meta(description="Left out, the limits are those of the plan.")] | None
+    ) = None
+
+
+class Rotation(Record, frozen=True, kw_only=True):
+    """How to rotate a key."""
+
+    overlap_hours: Annotated[
+        int, Meta(ge=0, le=8_760, description="For so long the old key opens too.")
+    ] = 24
+
+
+class AuditQuery(Record, frozen=True, kw_only=True):
+    """Which changes."""
+
+    org: Annotated[str, Meta(description="Of this organization only.")] | None = None
+    limit: PageSize = 50
+    cursor: Annotated[str, Meta(description="`next` of the page before.")] | None = None
+
+
 class NewCredential(Record, frozen=True, kw_only=True):
     """A credential to store: what is secret of it, and what may be shown."""
 
@@ -66,7 +102,9 @@ def list_orgs(call: Call) -> Response:
 def create_org(call: Call, body: NewOrg) -> Response:
     """Creates an organization; its dataset is made with its first load."""
     app = call.engine.app
-    made = app.accounts.create_organization(body.slug, body.name or body.slug, body.plan, app.now())
+    made = app.accounts.create_organization(
+        body.slug, body.name or body.slug, body.plan, app.now(), author=call.author
+    )
     return answer(made, 201)
 
 
@@ -77,7 +115,15 @@ def show_org(call: Call, org: str) -> Response:
 
 def set_status(call: Call, org: str, body: NewStatus) -> Response:
     """Sets the subscription status; only ACTIVE and TRIAL may run."""
-    return answer(call.engine.app.accounts.set_status(org, body.status))
+    accounts = call.engine.app.accounts
+    return answer(accounts.set_status(org, body.status, author=call.author))
+
+
+def set_plan(call: Call, org: str, body: NewPlan) -> Response:
+    """Sets the plan, and the limits: the organization's own, or without any those of the plan."""
+    plan = body.plan or _organization(call, org).plan
+    limits = None if body.limits is None else Limits(**msgspec.structs.asdict(body.limits))
+    return answer(call.engine.app.accounts.set_plan(org, plan, limits, author=call.author))
 
 
 def list_keys(call: Call, org: str) -> Response:
@@ -90,15 +136,31 @@ def create_key(call: Call, org: str, body: NewKey) -> Response:
     """Creates a key; `api_key` is shown this once."""
     app = call.engine.app
     _organization(call, org)
-    key, text = app.accounts.create_key(org, body.name, body.scopes, app.now(), body.expires_at)
+    key, text = app.accounts.create_key(
+        org, body.name, body.scopes, app.now(), body.expires_at, author=call.author
+    )
+    return answer(MadeKeyView(key=key, api_key=text), 201)
+
+
+def rotate_key(call: Call, org: str, key_id: str, body: Rotation) -> Response:
+    """Creates a key with the name and scopes of this one, which ends after the overlap.
+
+    `api_key` is shown this once. A key with an expiry is followed by one that lives as long.
+    """
+    app = call.engine.app
+    overlap = timedelta(hours=body.overlap_hours)
+    rotated = app.accounts.rotate_key(org, key_id, app.now(), overlap, author=call.author)
+    if rotated is None:
+        raise _no_key(org, key_id)
+    key, text = rotated
     return answer(MadeKeyView(key=key, api_key=text), 201)
 
 
 def revoke_key(call: Call, org: str, key_id: str) -> Response:
     """The key is refused from now on."""
     app = call.engine.app
-    if not app.accounts.revoke_key(org, key_id, app.now()):
-        raise NotFound(f"organization {org!r} has no key {key_id!r}", code="key_not_found")
+    if not app.accounts.revoke_key(org, key_id, app.now(), author=call.author):
+        raise _no_key(org, key_id)
     return Response(status=204)
 
 
@@ -122,6 +184,9 @@ def put_credential(
         raise Invalid("the credential cannot be stored", faults)
     secret = Secret(msgspec.json.encode(body.secret))
     info = call.engine.app.vault.put(org, provider, credential_id, secret, body.metadata)
+    before: dict[str, Json] | None = {"version": info.version - 1} if info.version > 1 else None
+    after: dict[str, Json] = {"version": info.version}
+    call.note(Change(org, "credential.stored", f"{provider}/{credential_id}", before, after))
     return answer(info, 201 if info.version == 1 else 200)
 
 
@@ -132,6 +197,8 @@ def deactivate_credential(call: Call, org: str, provider: str, credential_id: st
             f"organization {org!r} has no active {provider} credential {credential_id!r}",
             code="credential_not_found",
         )
+    target = f"{provider}/{credential_id}"
+    call.note(Change(org, "credential.deactivated", target, {"active": True}, {"active": False}))
     return Response(status=204)
 
 
@@ -139,9 +206,21 @@ def rewrap_keys(call: Call, org: str) -> Response:
     """Wraps the organization's data keys with the newest key of the key ring."""
     _organization(call, org)
     try:
-        return answer(RewrappedView(rewrapped=call.engine.app.vault.rewrap(org)))
+        count = call.engine.app.vault.rewrap(org)
     except Terminal as error:
         raise Conflict(str(error), code=error.code) from error
+    call.note(Change(org, "data_keys.rewrapped", org, None, {"data_keys": count}))
+    return answer(RewrappedView(rewrapped=count))
+
+
+def audit(call: Call, query: AuditQuery) -> Response:
+    """Who changed what, and when, the newest first: of one organization, or of all."""
+    page = call.engine.app.accounts.audit(query.org, query.limit, query.cursor)
+    return answer(AuditView(entries=tuple(page.entries), next=page.cursor))
+
+
+def _no_key(org: str, key_id: str) -> NotFound:
+    return NotFound(f"organization {org!r} has no key {key_id!r}", code="key_not_found")
 
 
 def _organization(call: Call, org: str) -> Organization:

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Response
 
 from functions.api.http import Call, PageSize, answer
+from shared.accounts import Change
 from shared.bus import DeadLetter
 from shared.core.record import Record
 from shared.engine.query import View
@@ -73,6 +74,7 @@ def redrive_letter(call: Call, letter_id: str) -> Response:
     if not call.engine.app.bus.redrive(letter_id):
         raise _unknown(letter_id)
     call.engine.app.log.info("dead_letter.redriven", letter=letter_id)
+    call.note(Change(None, "dead_letter.redriven", letter_id, {"parked": True}, {"parked": False}))
     return Response(status=204)
 
 
@@ -81,6 +83,7 @@ def drop_letter(call: Call, letter_id: str) -> Response:
     if not call.engine.app.bus.drop(letter_id):
         raise _unknown(letter_id)
     call.engine.app.log.info("dead_letter.dropped", letter=letter_id)
+    call.note(Change(None, "dead_letter.dropped", letter_id, {"parked": True}, None))
     return Response(status=204)
 
 

@@ -11,7 +11,7 @@ import msgspec
 from flask import Request, Response
 from msgspec import Meta, Struct
 
-from shared.accounts import ApiKey, Scope
+from shared.accounts import ApiKey, Author, Change, Scope
 from shared.core.record import Record
 from shared.core.typed import from_json, from_texts
 from shared.engine import Engine
@@ -40,10 +40,27 @@ class NoQuery(Record, frozen=True, kw_only=True):
 
 
 class Call(NamedTuple):
-    """One request that may be answered."""
+    """One request that may be answered. `key` is its caller's; None where the route is open to all."""
 
     request: Request
     engine: Engine
+    request_id: str
+    key: ApiKey | None
+
+    @property
+    def author(self) -> Author:
+        """Who makes the change that this request asks for: a new audit entry each time."""
+        if self.key is None:
+            raise AssertionError("a route that changes something needs a scope")
+        app = self.engine.app
+        return Author(self.key.key_id, self.key.name, self.request_id, app.now(), app.new_id())
+
+    def note(self, change: Change) -> None:
+        """Leaves the entry of a change in another store than the accounts': right after it.
+
+        A process that dies in between leaves none, and its caller no answer; the log has the request.
+        """
+        self.engine.app.accounts.note(self.author, change)
 
     def body(self, kind: type[R]) -> R:
         """The JSON body as `kind`. Raises Invalid with every fault by its path in the body."""

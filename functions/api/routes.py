@@ -126,6 +126,15 @@ _ALL = (
         body=admin.NewStatus,
         platform=True,
     ),
+    Route(
+        "POST",
+        "/admin/orgs/<org>/plan",
+        ADMIN,
+        admin.set_plan,
+        {200: Organization},
+        body=admin.NewPlan,
+        platform=True,
+    ),
     Route("GET", "/admin/orgs/<org>/keys", ADMIN, admin.list_keys, {200: views.KeysView}),
     Route(
         "POST",
@@ -134,6 +143,14 @@ _ALL = (
         admin.create_key,
         {201: views.MadeKeyView},
         body=admin.NewKey,
+    ),
+    Route(
+        "POST",
+        "/admin/orgs/<org>/keys/<key_id>/rotate",
+        ADMIN,
+        admin.rotate_key,
+        {201: views.MadeKeyView},
+        body=admin.Rotation,
     ),
     Route("DELETE", "/admin/orgs/<org>/keys/<key_id>", ADMIN, admin.revoke_key, {204: None}),
     Route(
@@ -166,6 +183,9 @@ _ALL = (
         {200: views.RewrappedView},
         platform=True,
         conflicts=(409,),
+    ),
+    Route(
+        "GET", "/admin/audit", ADMIN, admin.audit, {200: views.AuditView}, query=admin.AuditQuery
     ),
     Route(
         "GET",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
-from shared.accounts import ApiKey, Limits, Organization
+from shared.accounts import ApiKey, AuditEntry, Limits, Organization
 from shared.core.record import Json
 from shared.engine.describe import PipelineDetail
 from shared.engine.query import AttemptView, EvidenceView, StatusView, TransitionView, View
@@ -122,6 +122,13 @@ class MadeKeyView(View, frozen=True, kw_only=True):
 
     key: ApiKey
     api_key: str
+
+
+class AuditView(View, frozen=True, kw_only=True):
+    """Changes, the newest first. `next` is the cursor of the next page, null at the end."""
+
+    entries: tuple[AuditEntry, ...]
+    next: str | None
 
 
 class CredentialsView(View, frozen=True, kw_only=True):

@@ -85,6 +85,30 @@ def create(
 
 
 @app.command()
+def rotate(
+    key_id: Annotated[str, typer.Argument(metavar="KEY", help="Its id, as `list` shows it.")],
+    org: Org = None,
+    overlap_hours: Annotated[
+        int, typer.Option(help="For so long the old key opens too.", min=0, max=8760)
+    ] = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key that follows this one. Its text goes to stdout, this once."""
+    client, org = session(org, as_json=as_json)
+    body = {"overlap_hours": overlap_hours}
+    answer = client.post("admin", "orgs", org, "keys", key_id, "rotate", body=body)
+    if as_json:
+        show.verbatim(answer)
+        return
+    key = answer.body["key"]
+    show.err().print(
+        f"key {key['key_id']} of {org} follows {key_id}, which ends in {overlap_hours} h at the"
+        " latest; it is not shown again:"
+    )
+    show.lines(answer.body["api_key"])
+
+
+@app.command()
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="KEY", help="Its id, as `list` shows it.")],
     org: Org = None,

@@ -9,6 +9,7 @@ import typer
 from shared.cli import show
 from shared.cli.options import AsJson, client
 from shared.cli.show import Column
+from shared.cli.stop import Code, Stop
 
 app = typer.Typer(help="Organizations: who may run what, and how much.", no_args_is_help=True)
 
@@ -94,6 +95,32 @@ def status(
     answer = client(as_json=as_json).post(
         "admin", "orgs", org, "status", body={"status": value.upper()}
     )
+    if as_json:
+        show.verbatim(answer)
+    else:
+        _one(answer.body)
+
+
+@app.command()
+def plan(
+    org: Slug,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PLAN]", help="Left out, it stays as it is.")
+    ] = None,
+    daily: Annotated[int | None, typer.Option(help="Runs a day of its own.", min=0)] = None,
+    monthly: Annotated[int | None, typer.Option(help="Runs a month of its own.", min=0)] = None,
+    concurrent: Annotated[
+        int | None, typer.Option(help="Runs at a time of its own; needed with the others.", min=0)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set the plan. Without limits of its own an organization has those of its plan."""
+    if concurrent is None and (daily is not None or monthly is not None):
+        raise Stop(Code.BAD_INPUT, "--daily and --monthly need --concurrent")
+    body: dict[str, Any] = {} if name is None else {"plan": name}
+    if concurrent is not None:
+        body["limits"] = {"daily": daily, "monthly": monthly, "concurrent": concurrent}
+    answer = client(as_json=as_json).post("admin", "orgs", org, "plan", body=body)
     if as_json:
         show.verbatim(answer)
     else:

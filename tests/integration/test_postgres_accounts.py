@@ -22,6 +22,7 @@ import pytest
 from psycopg import errors, sql
 
 from shared.accounts import (
+    Author,
     Limits,
     NotAllowed,
     OrgStatus,
@@ -155,7 +156,7 @@ def test_a_web_role_can_read_write_and_call_nothing(
             admin.execute("grant usage on schema accounts to public")
         relations = dict(admin.execute(RELATIONS).fetchall())
         functions = admin.execute(FUNCTIONS).fetchall()
-    assert len(relations) == 6
+    assert len(relations) == 7
     assert len(functions) == 3
     with contextlib.closing(web(postgres, database, role)) as db:
         for name, kind in relations.items():
@@ -247,6 +248,8 @@ def test_the_engine_deletes_nothing_else_and_changes_no_table(
         for statement in (
             "delete from accounts.usage",
             "delete from accounts.organizations",
+            "delete from accounts.audit",
+            "update accounts.audit set verb = 'nothing'",
             "truncate accounts.reservations",
             "alter table accounts.usage disable row level security",
             "create table accounts.mine ()",
@@ -574,6 +577,29 @@ def test_what_was_made_before_its_answer_was_lost_is_not_a_conflict(
     wire.faults.append(fault)
     with pytest.raises(Conflict):
         pooled.create_organization("beta", "Another", "starter", NOON)
+
+
+@pytest.mark.parametrize("fault", [Fault.DROP_BEFORE, Fault.DROP_AFTER])
+def test_a_change_whose_answer_was_lost_is_made_once_and_noted_once(
+    pooled: PostgresAccounts, wire: Wire, fault: Fault
+) -> None:
+    def author(number: int) -> Author:
+        return Author("0123456789ab", "operator", "request", NOON, f"entry-{number}")
+
+    wire.faults.append(fault)
+    pooled.set_status("acme", OrgStatus.TRIAL, author=author(1))
+    wire.faults.append(fault)
+    key, _ = pooled.create_key("acme", "ci", [Scope.READ], NOON, author=author(2))
+    pooled.keys("acme")
+    wire.faults.append(fault)  # meets the read before the rotation, or the rotation
+    rotated = pooled.rotate_key("acme", key.key_id, NOON, HOUR, author=author(3))
+    assert rotated is not None
+    assert pooled.authenticate(rotated[1], NOON)
+    wire.faults.append(fault)
+    assert pooled.revoke_key("acme", key.key_id, NOON, author=author(4))
+    found = pooled.audit("acme").entries
+    assert sorted(entry.entry for entry in found) == [f"entry-{number}" for number in (1, 2, 3, 4)]
+    assert len(pooled.keys("acme")) == 2
 
 
 def test_an_answer_lost_twice_is_unavailable_and_asking_again_is_once(
