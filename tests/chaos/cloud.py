@@ -22,9 +22,9 @@ from typing import Self
 import msgspec
 import urllib3
 
+from shared.app import App
 from shared.core.message import Topic
 from shared.core.run import Result as AttemptResult
-from shared.core.run import Run
 from shared.core.secret import Secret
 from tests.chaos.deployed import ENVIRON, NOTES, NOW, ORDERS, PASSAGES, TIMING, Orders
 from tests.chaos.left import Left, left
@@ -69,6 +69,7 @@ class CloudWorld:
         self._folder = folder
         self._backends = backends
         self._scenes = 0
+        self._published: set[str] = set()  # messages that nobody has acknowledged yet
         self._doors = Doors(backends)
         chaos = configs_in(folder) / "engine" / "chaos"
         chaos.mkdir()
@@ -90,7 +91,8 @@ class CloudWorld:
             )
             for topic in WITNESSED
         ]
-        self._set(self._told(Scene()))
+        self._scene = self._told(Scene())
+        self._set(self._scene)
         self._system.__enter__()
         try:
             self._light, self._clean = self._undisturbed(LIGHT), self._undisturbed(ONE)
@@ -128,24 +130,11 @@ class CloudWorld:
 
     def play(self, scene: Scene) -> Played:
         """Plays the scene. Its organizations have the names that it gives them, and its number."""
-        folder = self._told(scene)
+        before, folder = self._scene, self._told(scene)
         orgs = {ask.org: f"{ask.org}_{self._scenes}" for ask in scene.asks}
         for org in orgs.values():
             self._organize(org)
         self._set(folder)
-        app, published = self._system.app, set[str]()
-
-        def unfinished() -> list[Run]:
-            stored = [app.runs.run(run_id) for run_id in run_ids]
-            return [each.run for each in stored if each is not None and not each.run.effects_done]
-
-        def messages() -> list[str]:
-            for witness in self._witnesses:
-                published.update(pull(self._backends.pubsub, witness))
-            done = {note.text for note in noted(folder / NOTES)["acknowledged"]}
-            queue = self._system.settings_environ["PIPELINES_TASKS_QUEUE"]
-            return sorted(published - done) + tasks(self._backends.tasks, queue)
-
         times = 1 if scene.twice is None else 2
         with (
             ThreadPoolExecutor(times * len(scene.asks)) as pool,
@@ -158,10 +147,10 @@ class CloudWorld:
             ]
             stage.wait(lambda: [caller for caller in callers if not caller.done()])
             run_ids = list(dict.fromkeys(caller.result() for caller in callers))
-            stage.wait(unfinished)
+            stage.wait(lambda: _unfinished(self._system.app, run_ids))
             seconds = time.time() - stage.began
-            stage.wait(messages)
-        return _played(stage, folder, left(app, run_ids, orgs), seconds)
+            stage.wait(lambda: self._messages(before, folder))
+        return _played(stage, folder, left(self._system.app, run_ids, orgs), seconds)
 
     def _undisturbed(self, asks: tuple[Ask, ...]) -> Result:
         scene = Scene(asks=asks)
@@ -169,6 +158,19 @@ class CloudWorld:
         wrong = faults(alone, scene, alone.result)
         assert not wrong, wrong
         return alone.result
+
+    def _messages(self, *scenes: Path) -> list[str]:
+        """Those that are not acknowledged, and those that are for later.
+
+        What a process had acknowledged when it died comes again, and may bring about others, a scene
+        later: so two of them are looked at.
+        """
+        for witness in self._witnesses:
+            self._published |= pull(self._backends.pubsub, witness)
+        for scene in scenes:
+            self._published -= {note.text for note in noted(scene / NOTES)["acknowledged"]}
+        queue = self._system.settings_environ["PIPELINES_TASKS_QUEUE"]
+        return sorted(self._published) + tasks(self._backends.tasks, queue)
 
     def _told(self, scene: Scene) -> Path:
         """A folder for the scene, with what the functions have to know of it."""
@@ -185,6 +187,7 @@ class CloudWorld:
         link = self._folder / "next"
         link.symlink_to(folder.name)
         link.replace(self._folder / NOW)
+        self._scene = folder
 
     def _organize(self, org: str) -> None:
         app, system = self._system.app, self._system
@@ -270,6 +273,11 @@ class _Stage:
     def _said(self) -> str:
         logs = [function.log.read_text()[-2_000:] for function in self._system.functions.values()]
         return "\n".join([self._notes.read_text() if self._notes.exists() else "", *logs])
+
+
+def _unfinished(app: App, run_ids: list[str]) -> list[str]:
+    stored = [app.runs.run(run_id) for run_id in run_ids]
+    return [str(each) for each in stored if each is None or not each.run.effects_done]
 
 
 def _go_on(pid: int) -> None:

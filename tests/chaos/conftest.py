@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.chaos.cloud import CloudWorld
 
 SEEDS = 5  # in CI, beside a scene for every point
-CLOUD_SEEDS = 3  # in CI: on emulators a scene takes ten seconds and more
+CLOUD_SEEDS = 2  # in CI: on emulators a scene takes ten seconds and more
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,9 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--every", default=False):
-        return
-    left_out = [item for item in items if "every" in getattr(item, "fixturenames", ())]
+    wanted = {"every": "--every", "campaign": "--seeds"}
+    unwanted = {name for name, option in wanted.items() if not config.getoption(option, None)}
+    left_out = [item for item in items if unwanted & set(getattr(item, "fixturenames", ()))]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
 
@@ -86,6 +86,11 @@ def cloud_world(
 @pytest.fixture
 def every() -> None:
     """Asked for by what is run with --every only."""
+
+
+@pytest.fixture
+def campaign() -> None:
+    """Asked for by what takes too long for CI: it is run when --seeds says how much is wanted."""
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ POINTS: Mapping[str, tuple[str, ...]] = {
     "reserve": ("reserve.before", "reserve.after"),
     "claim": ("claim.before", "claim.after"),
     "processor": ("processor.enter", "processor.read", "processor.exit"),
-    "before commit": ("load.enter", "load.check"),
+    "before commit": ("load.enter", "load.check", "load.checked"),
     "after commit": ("load.done",),
     "attempt write": ("attempt.before", "attempt.after"),
     "run write": ("run.before", "run.after"),
@@ -298,6 +298,7 @@ class WarehouseProxy(_Proxy):
         def counted() -> None:
             self._points.passing("load.check")
             check()
+            self._points.passing("load.checked")
 
         return counted
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.core.run import Result
+from shared.core.run import Attempt, Result
 from tests.chaos.cloud import CloudWorld
 from tests.chaos.conftest import Figures
 from tests.chaos.proxies import Freeze, Kill
@@ -35,23 +35,45 @@ def test_a_drawn_scene_ends_as_a_clean_run(
     played(cloud_world, drawn(seed, cloud_world), seed, figures)
 
 
-def test_a_worker_that_was_frozen_past_its_lease_finds_that_it_lost(
+def test_a_worker_that_was_frozen_before_it_told_its_result_is_not_heard(
     cloud_world: CloudWorld, first_seed: int, figures: Figures
 ) -> None:
-    # Just before its COMMIT, while another process of the same function takes the step over.
-    last_look = cloud_world.clean_of(ONE).commits[0]
-    blow = Freeze(point="step_worker load.check", passage=last_look)
+    blow = Freeze(point="step_worker attempt.before", passage=2)
+    made = played(cloud_world, Scene(blows=[blow], asks=LIGHT), first_seed, figures)
+    assert made.frozen == 1
+    assert lost(made).late == Result.OK
+
+
+def test_a_worker_that_was_frozen_near_its_commit_finds_that_it_lost(
+    campaign: None, cloud_world: CloudWorld, first_seed: int, figures: Figures
+) -> None:
+    blow = Freeze(
+        point="step_worker load.checked", passage=cloud_world.clean_of(ONE).commits[0] - 2
+    )
     made = played(cloud_world, Scene(blows=[blow]), first_seed, figures)
     assert made.frozen == 1
-    (ended,) = made.result.left.runs.values()
-    (lost,) = (one for one in ended.attempts if one.result is Result.LOST)
-    assert lost.late is not None
+    assert lost(made).late is not None
+
+
+def test_a_call_that_was_frozen_until_its_quota_was_given_back_makes_one_run(
+    campaign: None, cloud_world: CloudWorld, first_seed: int, figures: Figures
+) -> None:
+    blow = Freeze(point="api reserve.after")
+    made = played(cloud_world, Scene(blows=[blow], asks=LIGHT), first_seed, figures)
+    assert made.frozen == 1
 
 
 def test_a_machine_that_dies_in_the_middle_of_a_step_is_replaced(
-    cloud_world: CloudWorld, first_seed: int, figures: Figures
+    campaign: None, cloud_world: CloudWorld, first_seed: int, figures: Figures
 ) -> None:
     blow = Kill(point="step_worker processor.exit", passage=2, machine=True)
     made = played(cloud_world, Scene(blows=[blow], asks=LIGHT), first_seed, figures)
     assert made.deaths == 1
     assert made.resumed
+
+
+def lost(played: Played) -> Attempt:
+    """The one attempt that was."""
+    (ended,) = played.result.left.runs.values()
+    (found,) = (one for one in ended.attempts if one.result is Result.LOST)
+    return found
