@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigError
-from shared.settings import Emulators, read_settings
+from shared.settings import KNOWN, ROOT, Emulators, read_settings
 
 CLOUD = {
     "PIPELINES_MODE": "cloud",
@@ -92,6 +92,12 @@ def test_the_limits_of_the_api_may_be_set() -> None:
         ConfigError, match="PIPELINES_REQUESTS_PER_MINUTE '0' is not a whole number"
     ):
         read_settings({"PIPELINES_REQUESTS_PER_MINUTE": "0"})
+
+
+def test_every_setting_of_the_cloud_mode_is_in_the_book_of_operations() -> None:
+    book = (ROOT / "docs" / "operations.md").read_text()
+    cloud = [name for name, said in KNOWN.items() if said.startswith("cloud:")]
+    assert [name for name in cloud if f"`{name}`" not in book] == []
 
 
 def test_an_unknown_setting_or_mode_is_refused() -> None:
