@@ -164,8 +164,17 @@ def revoke_key(call: Call, org: str, key_id: str) -> Response:
     return Response(status=204)
 
 
-def list_credentials(call: Call, org: str, provider: str) -> Response:
+def list_credentials(call: Call, org: str) -> Response:
+    """The active credentials for every provider, without their secrets."""
+    return _credentials(call, org, None)
+
+
+def list_credentials_of(call: Call, org: str, provider: str) -> Response:
     """The active credentials for the provider, without their secrets."""
+    return _credentials(call, org, provider)
+
+
+def _credentials(call: Call, org: str, provider: str | None) -> Response:
     _organization(call, org)
     return answer(CredentialsView(credentials=tuple(call.engine.app.vault.find(org, provider))))
 

@@ -155,9 +155,16 @@ _ALL = (
     Route("DELETE", "/admin/orgs/<org>/keys/<key_id>", ADMIN, admin.revoke_key, {204: None}),
     Route(
         "GET",
-        "/admin/orgs/<org>/credentials/<provider>",
+        "/admin/orgs/<org>/credentials",
         ADMIN,
         admin.list_credentials,
+        {200: views.CredentialsView},
+    ),
+    Route(
+        "GET",
+        "/admin/orgs/<org>/credentials/<provider>",
+        ADMIN,
+        admin.list_credentials_of,
         {200: views.CredentialsView},
     ),
     Route(

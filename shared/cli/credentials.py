@@ -23,21 +23,28 @@ CredentialId = Annotated[str, typer.Argument(metavar="ID", help="Its name: main,
 
 
 @app.command("list")
-def list_credentials(provider: Provider, org: Org = None, as_json: AsJson = False) -> None:
-    """The active credentials for a provider, without their secrets."""
+def list_credentials(
+    provider: Annotated[
+        str | None, typer.Argument(metavar="[PROVIDER]", help="Of this provider only.")
+    ] = None,
+    org: Org = None,
+    as_json: AsJson = False,
+) -> None:
+    """The active credentials, without their secrets."""
     client, org = session(org, as_json=as_json)
-    answer = client.get("admin", "orgs", org, "credentials", provider)
+    answer = client.get("admin", "orgs", org, "credentials", *([provider] if provider else []))
     if as_json:
         show.verbatim(answer)
         return
     rows = answer.body["credentials"]
     if not rows:
         show.lines(
-            f"{org} has no {provider} credential. "
-            f"Add one: pipelines credentials put {provider} ID --org {org}"
+            f"{org} has no {f'{provider} ' if provider else ''}credential. "
+            f"Add one: pipelines credentials put {provider or 'PROVIDER'} ID --org {org}"
         )
         return
     columns = (
+        Column("provider"),
         Column("credential"),
         Column("version", right=True),
         Column("changed (UTC)"),
@@ -48,6 +55,7 @@ def list_credentials(provider: Provider, org: Org = None, as_json: AsJson = Fals
             columns,
             [
                 (
+                    row["provider"],
                     row["credential_id"],
                     show.count(row["version"]),
                     show.utc(row["updated_at"]),

@@ -52,8 +52,8 @@ class Vault(Protocol):
     ) -> CredentialInfo:
         """Stores a new version of the credential and makes it the active one."""
 
-    def find(self, org: str, provider: str) -> list[CredentialInfo]:
-        """The active credentials of the organization for the provider, by id."""
+    def find(self, org: str, provider: str | None = None) -> list[CredentialInfo]:
+        """The active credentials of the organization, for the provider or for all, by provider and id."""
 
     def info(self, org: str, provider: str, credential_id: str) -> CredentialInfo | None:
         """What may be shown of the active version, or None."""

@@ -107,20 +107,23 @@ class FirestoreVault:
                 tried = version
         raise AssertionError("_tries does not end")
 
-    def find(self, org: str, provider: str) -> list[CredentialInfo]:
-        if not sayable((org, provider)):
-            return []
-        # By id, which needs no index: `}` comes right after the `|` behind the provider.
-        bounds = (
-            Where(KEY, ">", Ref((VAULT, org, CREDENTIALS, f"{provider}|"))),
-            Where(KEY, "<", Ref((VAULT, org, CREDENTIALS, f"{provider}}}"))),
-        )
+    def find(self, org: str, provider: str | None = None) -> list[CredentialInfo]:
+        bounds: tuple[Where, ...] = ()
+        if provider is not None:
+            if not sayable((org, provider)):
+                return []
+            # By id, which needs no index: `}` comes right after the `|` behind the provider.
+            bounds = (
+                Where(KEY, ">", Ref((VAULT, org, CREDENTIALS, f"{provider}|"))),
+                Where(KEY, "<", Ref((VAULT, org, CREDENTIALS, f"{provider}}}"))),
+            )
         query = Query((VAULT, org), CREDENTIALS, _INFO, where=bounds, order=((KEY, False),))
-        return [
-            _info(found.path, found.fields)
-            for found in self._db.query(query)
-            if found.fields["active"]
+        found = [
+            _info(stored.path, stored.fields)
+            for stored in self._db.query(query)
+            if stored.fields["active"]
         ]
+        return sorted(found, key=lambda info: (info.provider, info.credential_id))
 
     def info(self, org: str, provider: str, credential_id: str) -> CredentialInfo | None:
         path = _credential(org, provider, credential_id)

@@ -229,7 +229,7 @@ CREATE TABLE IF NOT EXISTS credential_versions (
 _INFO = """
 SELECT c.org, c.provider, c.credential_id, c.version, c.created_at, c.updated_at, v.metadata
 FROM credentials AS c JOIN credential_versions AS v USING (org, provider, credential_id, version)
-WHERE c.active AND c.org = ? AND c.provider = ?
+WHERE c.active AND c.org = ? AND c.provider = coalesce(?, c.provider)
 """
 _OPEN = """
 SELECT c.org, c.provider, c.credential_id, c.version, c.created_at, c.updated_at, v.metadata,
@@ -286,10 +286,9 @@ class SqliteVault:
         version, created = self._journal.write(put)
         return _info((org, provider, credential_id, version, created, at, stored))
 
-    def find(self, org: str, provider: str) -> list[CredentialInfo]:
-        rows = self._journal.read(
-            lambda db: db.execute(f"{_INFO} ORDER BY c.credential_id", (org, provider)).fetchall()
-        )
+    def find(self, org: str, provider: str | None = None) -> list[CredentialInfo]:
+        select = f"{_INFO} ORDER BY c.provider, c.credential_id"
+        rows = self._journal.read(lambda db: db.execute(select, (org, provider)).fetchall())
         return [_info(row) for row in rows]
 
     def info(self, org: str, provider: str, credential_id: str) -> CredentialInfo | None:

@@ -372,12 +372,20 @@ def test_credentials_are_found_by_organization_and_provider_in_order_of_id(vault
         ("acme", "openai", "b"),
         ("acme", "openai", "a"),
         ("acme", "gemini", "c"),
+        ("acme", "open", "e"),
         ("beta", "openai", "d"),
     ):
         put(vault, place)
     assert [info.credential_id for info in vault.find("acme", "openai")] == ["a", "b"]
     assert vault.find("acme", "aws") == []
     assert vault.find("nobody", "openai") == []
+    assert [(info.provider, info.credential_id) for info in vault.find("acme")] == [
+        ("gemini", "c"),
+        ("open", "e"),
+        ("openai", "a"),
+        ("openai", "b"),
+    ]
+    assert vault.find("nobody") == []
 
 
 def test_a_deactivated_credential_is_out_of_use_until_it_is_stored_again(vault: Vault) -> None:

@@ -273,6 +273,7 @@ def use_the_vault(recorder: Recorder) -> set[str]:
     assert called.open("acme", "openai", "main").secret == Secret("second-secret")
     called.info("acme", "openai", "main")
     called.find("acme", "openai")
+    called.find("acme")
     called.rewrap("acme")
     assert called.deactivate("acme", "openai", "main")
     with pytest.raises(Terminal):
