@@ -98,9 +98,10 @@ class GoogleKeys:
             if answer.status != 200:
                 return
             found = msgspec.json.decode(answer.data, type=_Keys)
-        except (urllib3.exceptions.HTTPError, msgspec.DecodeError):
+            keys = {key.kid: _public(key) for key in found.keys if key.kty == "RSA"}
+        except (urllib3.exceptions.HTTPError, ValueError):  # no answer, or one that makes no sense
             return
-        self._keys = {key.kid: _public(key) for key in found.keys if key.kty == "RSA"}
+        self._keys = keys
         said = _MAX_AGE.search(answer.headers.get("Cache-Control", ""))
         self._fresh = timedelta(seconds=int(said[1])) if said else _FRESH
         self._fetched = now

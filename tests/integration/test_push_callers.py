@@ -37,12 +37,13 @@ class Google:
         self.served = {"test-key": self.signer}
         self.asked = 0
         self.status = "200 OK"
+        self.nonsense: bytes | None = None
 
     def __call__(self, _environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         self.asked += 1
         keys = [jwk(kid, signer) for kid, signer in self.served.items()]
         start_response(self.status, [("Cache-Control", "public, max-age=3600")])
-        return [msgspec.json.encode({"keys": keys})]
+        return [self.nonsense or msgspec.json.encode({"keys": keys})]
 
 
 def jwk(kid: str, signer: Signer) -> Key:
@@ -190,6 +191,10 @@ def test_keys_that_are_there_outlast_an_outage_and_without_any_it_is_our_fault(
     google.status = "500 No"
     clock.at += timedelta(hours=20)
     callers.check(token, HERE)
+    google.status = "200 OK"
+    for google.nonsense in (b"<html>", b"{}", b'{"keys":[{"kid":"k","n":"?","e":"!"}]}'):
+        clock.at += timedelta(minutes=2)
+        callers.check(token, HERE)
     clock.at += timedelta(hours=20)
     with pytest.raises(Unavailable):
         callers.check(token, HERE)
