@@ -22,6 +22,7 @@ from functions.api.views import (
     PipelineView,
     QuotaView,
     ReadyView,
+    ReservationView,
     TransitionsView,
 )
 from shared.core.record import Json, Record
@@ -183,11 +184,13 @@ def cancel(call: Call, org: str, run_id: str) -> Response:
 
 
 def quota(call: Call, org: str) -> Response:
-    """What the organization has used of its limits, and when they start again."""
-    usage = call.engine.app.accounts.usage(org, call.engine.app.now())
+    """What the organization has used of its limits, when they start again, and what holds slots."""
+    accounts = call.engine.app.accounts
+    usage = accounts.usage(org, call.engine.app.now())
     if usage is None:
         raise NotFound(f"there is no organization {org!r}", code="org_not_found")
-    return answer(QuotaView(**usage._asdict()))
+    held = tuple(ReservationView(**one._asdict()) for one in accounts.held(org))
+    return answer(QuotaView(**usage._asdict(), reservations=held))
 
 
 def catalog(call: Call, org: str) -> Response:

@@ -68,8 +68,19 @@ class EvidencesView(View, frozen=True, kw_only=True):
     evidence: tuple[EvidenceView, ...]
 
 
+class ReservationView(View, frozen=True, kw_only=True):
+    """A run that holds a slot, until it ends, or at the latest `expires_at`."""
+
+    run_id: str
+    created_at: datetime
+    expires_at: datetime
+
+
 class QuotaView(View, frozen=True, kw_only=True):
-    """What an organization has used. Days and months begin at midnight UTC."""
+    """What an organization has used, and the oldest 100 of the runs that hold its slots.
+
+    Days and months begin at midnight UTC; a slot is free again when its run ends.
+    """
 
     limits: Limits
     concurrent: int
@@ -79,6 +90,7 @@ class QuotaView(View, frozen=True, kw_only=True):
     failed: int
     daily_resets_at: datetime
     monthly_resets_at: datetime
+    reservations: tuple[ReservationView, ...]
 
 
 class PipelineView(View, frozen=True, kw_only=True):

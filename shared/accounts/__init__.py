@@ -153,6 +153,14 @@ class Usage(NamedTuple):
     monthly_resets_at: datetime
 
 
+class Held(NamedTuple):
+    """A reservation that holds a slot. It is given up at `expires_at` if its run has not ended by then."""
+
+    run_id: str
+    created_at: datetime
+    expires_at: datetime
+
+
 class Orphan(NamedTuple):
     """A held reservation whose run was not confirmed to exist."""
 
@@ -252,6 +260,9 @@ class Accounts(Protocol):
 
     def orphans(self, created_before: datetime, limit: int = 100) -> list[Orphan]:
         """Held, unconfirmed reservations older than that."""
+
+    def held(self, org: str, limit: int = 100) -> list[Held]:
+        """The organization's reservations that hold a slot, the oldest first."""
 
     def purge(self, created_before: datetime, limit: int = 1_000) -> int:
         """Deletes reservations that are over and older than that, the oldest first; the count of them.

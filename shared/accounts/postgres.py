@@ -27,6 +27,7 @@ from shared.accounts import (
     AuditPage,
     Author,
     Change,
+    Held,
     Limits,
     NotAllowed,
     Organization,
@@ -198,6 +199,11 @@ _SWEEP = "SELECT accounts.sweep(%(now)s)"
 _ORPHANS = """
 SELECT run_id, org FROM accounts.reservations
 WHERE status = 'held' AND NOT confirmed AND created_at < %(before)s
+ORDER BY created_at, run_id COLLATE "C" LIMIT %(limit)s
+"""
+_HELD = """
+SELECT run_id, created_at, expires_at FROM accounts.reservations
+WHERE org = %(org)s AND status = 'held'
 ORDER BY created_at, run_id COLLATE "C" LIMIT %(limit)s
 """
 # Whoever holds a row is about to count it; it is purged with the next batch.
@@ -465,6 +471,14 @@ class PostgresAccounts:
     def orphans(self, created_before: datetime, limit: int = 100) -> list[Orphan]:
         rows = self._ask(_ORPHANS, {"before": created_before, "limit": limit})
         return [Orphan(*row) for row in rows]
+
+    def held(self, org: str, limit: int = 100) -> list[Held]:
+        if not SLUG.fullmatch(org):
+            return []
+        rows = self._ask(_HELD, {"org": org, "limit": limit})
+        return [
+            Held(run_id, made.astimezone(UTC), ends.astimezone(UTC)) for run_id, made, ends in rows
+        ]
 
     def purge(self, created_before: datetime, limit: int = 1_000) -> int:
         return len(self._ask(_PURGE, {"before": created_before, "limit": limit}))

@@ -20,6 +20,7 @@ from shared.accounts import (
     AuditPage,
     Author,
     Change,
+    Held,
     Limits,
     NotAllowed,
     Organization,
@@ -176,6 +177,10 @@ _CONFIRM = "UPDATE reservations SET confirmed = 1 WHERE run_id = ? AND status = 
 _ORPHANS = (
     "SELECT run_id, org FROM reservations WHERE status = 'held' AND NOT confirmed "
     "AND created_at < ? ORDER BY created_at, run_id LIMIT ?"
+)
+_HELD = (
+    "SELECT run_id, created_at, expires_at FROM reservations WHERE org = ? AND status = 'held' "
+    "ORDER BY created_at, run_id LIMIT ?"
 )
 _OVER = (
     "SELECT run_id FROM reservations WHERE status <> 'held' AND created_at < ? "
@@ -474,6 +479,10 @@ class SqliteAccounts:
             lambda db: db.execute(_ORPHANS, (_micros(created_before), limit)).fetchall()
         )
         return [Orphan(*row) for row in rows]
+
+    def held(self, org: str, limit: int = 100) -> list[Held]:
+        rows = self._journal.read(lambda db: db.execute(_HELD, (org, limit)).fetchall())
+        return [Held(run_id, _moment(made), _moment(ends)) for run_id, made, ends in rows]
 
     def purge(self, created_before: datetime, limit: int = 1_000) -> int:
         # Read first: nearly always there is none, and a writer would make all others wait.

@@ -353,6 +353,9 @@ def quota(org: Org = None, as_json: AsJson = False) -> None:
         show.table(columns, rows),
         Text(f"{used['succeeded']:,} succeeded, {used['failed']:,} failed", style="dim"),
     )
+    for held in used["reservations"]:
+        text = f"{held['run_id']} holds a slot until it ends, {show.utc(held['expires_at'])} UTC at the latest"
+        show.lines(Text(text, style="dim"))
 
 
 def catalog(

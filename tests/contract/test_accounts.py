@@ -28,6 +28,7 @@ from shared.accounts import (
     AuditEntry,
     Author,
     Change,
+    Held,
     Limits,
     NotAllowed,
     OrgStatus,
@@ -429,6 +430,20 @@ def test_confirming_twice_or_too_late_changes_no_counter(accounts: Accounts) -> 
     accounts.confirm("r1")
     accounts.confirm("unknown")
     assert counters(accounts) == (0, 1, 1, 1, 0)
+
+
+def test_what_holds_a_slot_is_listed_until_it_is_over(accounts: Accounts) -> None:
+    unlimit(accounts)
+    for minute, run_id in enumerate(("r3", "r1", "r2")):
+        reserve(accounts, run_id, NOON + minute * MINUTE)
+    assert accounts.held("acme")[0] == Held("r3", NOON, NOON + HOUR)
+    assert [held.run_id for held in accounts.held("acme", 2)] == ["r3", "r1"]
+    settle(accounts, "r3")
+    accounts.release("r1")
+    assert [held.run_id for held in accounts.held("acme")] == ["r2"]
+    accounts.sweep(NOON + 2 * HOUR)
+    assert accounts.held("acme") == []
+    assert accounts.held("nobody") == []
 
 
 # --- refusals ---

@@ -47,6 +47,19 @@ def test_a_status_tells_how_far_a_run_is_and_what_it_waits_for(
     assert run["waits_for"] == []
 
 
+def test_a_quota_shows_which_runs_hold_its_slots(system: System, tenant: Tenant) -> None:
+    body = {"parameters": {"seconds": 1}}
+    run_id = system.call("POST", f"/pipelines/run/{tenant.slug}/{DIAMOND}", body).json["run_id"]
+    path = f"/pipelines/quota/{tenant.slug}"
+    quota = system.call("GET", path, key=tenant.key).json
+    assert [held["run_id"] for held in quota["reservations"]] == [run_id]
+    assert quota["concurrent"] == 1
+    assert quota["reservations"][0]["created_at"] < quota["reservations"][0]["expires_at"]
+    system.ended(tenant.slug, run_id)
+    quota = system.call("GET", path, key=tenant.key).json
+    assert (quota["concurrent"], quota["reservations"]) == (0, [])
+
+
 def test_dates_left_out_are_yesterday(system: System, tenant: Tenant) -> None:
     yesterday = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
     run = system.run(tenant.slug, FIVE)
