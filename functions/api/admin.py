@@ -20,8 +20,8 @@ from functions.api.views import (
     RewrappedView,
 )
 from shared.accounts import Change, Limits, Organization, OrgStatus, Scope
-from shared.accounts.rules import MAX_LIMIT
 from shared.core.lineage import SLUG
+from shared.core.plans import RunCount
 from shared.core.record import Json, Record
 from shared.core.secret import Secret
 from shared.errors import Conflict, Fault, Invalid, NotFound, Terminal
@@ -55,9 +55,9 @@ class NewKey(Record, frozen=True, kw_only=True):
 class OwnLimits(Record, frozen=True, kw_only=True):
     """Limits in place of the plan's. Null is unlimited."""
 
-    daily: Annotated[int, Meta(ge=0, le=MAX_LIMIT)] | None = None
-    monthly: Annotated[int, Meta(ge=0, le=MAX_LIMIT)] | None = None
-    concurrent: Annotated[int, Meta(ge=0, le=MAX_LIMIT)]
+    daily: RunCount | None = None
+    monthly: RunCount | None = None
+    concurrent: RunCount
 
 
 class NewPlan(Record, frozen=True, kw_only=True):
@@ -174,11 +174,6 @@ def list_credentials_of(call: Call, org: str, provider: str) -> Response:
     return _credentials(call, org, provider)
 
 
-def _credentials(call: Call, org: str, provider: str | None) -> Response:
-    _organization(call, org)
-    return answer(CredentialsView(credentials=tuple(call.engine.app.vault.find(org, provider))))
-
-
 def put_credential(
     call: Call, org: str, provider: str, credential_id: str, body: NewCredential
 ) -> Response:
@@ -226,6 +221,11 @@ def audit(call: Call, query: AuditQuery) -> Response:
     """Who changed what, and when, the newest first: of one organization, or of all."""
     page = call.engine.app.accounts.audit(query.org, query.limit, query.cursor)
     return answer(AuditView(entries=tuple(page.entries), next=page.cursor))
+
+
+def _credentials(call: Call, org: str, provider: str | None) -> Response:
+    _organization(call, org)
+    return answer(CredentialsView(credentials=tuple(call.engine.app.vault.find(org, provider))))
 
 
 def _no_key(org: str, key_id: str) -> NotFound:

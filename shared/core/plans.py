@@ -19,13 +19,13 @@ class Limits(Document, frozen=True, kw_only=True):
     concurrent: int
 
 
-_Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+RunCount = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 
 
 class _Written(Record, frozen=True, kw_only=True):
-    daily: _Count | Literal["unlimited"]
-    monthly: _Count | Literal["unlimited"]
-    concurrent: _Count
+    daily: RunCount | Literal["unlimited"]
+    monthly: RunCount | Literal["unlimited"]
+    concurrent: RunCount
 
 
 def parse_plans(text: str, file: str) -> dict[str, Limits]:
