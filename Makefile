@@ -43,7 +43,7 @@ format: $(VENV)/.dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## kill processes at every point of a run, embedded and on emulators: SEEDS=100 CLOUD_SEEDS=20 for more
+chaos: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## kill processes at every point of a run, here and on emulators: SEEDS=100 CLOUD_SEEDS=20 for more
 	$(BIN)/pytest tests/chaos --seeds $(SEEDS)
 	$(BIN)/pytest tests/chaos -m cloud --seeds $(CLOUD_SEEDS)
 

@@ -26,6 +26,7 @@ from shared.app import App
 from shared.core.message import Topic
 from shared.core.run import Result as AttemptResult
 from shared.core.secret import Secret
+from shared.errors import Unavailable
 from tests.chaos.deployed import ENVIRON, NOTES, NOW, ORDERS, PASSAGES, TIMING, Orders
 from tests.chaos.left import Left, left
 from tests.chaos.proxies import Freeze, Kill, noted
@@ -231,7 +232,10 @@ class _Stage:
         while True:
             self._look()
             if not (self._gone or self._frozen):
-                left = missing()
+                try:
+                    left = missing()
+                except Unavailable as error:  # connections that were cut take a while to come back
+                    left = [error]
                 if not left:
                     return
             assert time.time() < self.deadline, f"waited for {left}\n{self._said()}"
