@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from math import ceil
+from math import ceil, isfinite
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -77,6 +77,18 @@ class Call(NamedTuple):
         return from_texts(given, kind, what="the query")
 
 
+def _number(text: str) -> float:
+    """20.0 is the whole number 20, in JSON Schema as for people. Raises ValueError for what is none."""
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError("a number is too large")
+    return int(number) if number.is_integer() and abs(number) < _EXACT else number
+
+
+_EXACT = 2**53  # beyond it a float is no longer every whole number
+_JSON = msgspec.json.Decoder(float_hook=_number)
+
+
 def json_body(request: Request) -> Any:
     """The body as JSON; an empty body is an empty object. Raises Invalid."""
     # Not by the header alone: a chunked body has none.
@@ -90,7 +102,7 @@ def json_body(request: Request) -> Any:
     if request.mimetype not in ("application/json", ""):
         raise WrongMediaType(f"the body is {request.mimetype}; send application/json")
     try:
-        return msgspec.json.decode(raw)
+        return _JSON.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is not JSON: {error}", code="invalid_json") from error
 

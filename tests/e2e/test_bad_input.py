@@ -116,6 +116,15 @@ def test_a_wrong_field_is_named(
     assert untouched(system, tenant)
 
 
+def test_a_whole_number_may_be_written_with_a_fraction_of_nothing(
+    system: System, tenant: Tenant
+) -> None:
+    body = b'{"parameters": {"rows": 20.0}, "dry_run": true}'
+    reply = run(system, tenant, body, "engine/noop/diamond")
+    assert reply.status == 200, reply
+    assert reply.json["params"]["parameters"] == {"rows": 20}
+
+
 def test_all_faults_are_told_at_once(system: System, tenant: Tenant) -> None:
     body = {"start_date": "x", "end_date": "y"}
     reply = run(system, tenant, body)
@@ -123,7 +132,8 @@ def test_all_faults_are_told_at_once(system: System, tenant: Tenant) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"{", b"[]", b'"x"', b"\xff\xfe", b"null", b"{}{}", b'{"a":' * 2000, b"NaN"]
+    "raw",
+    [b"{", b"[]", b'"x"', b"\xff\xfe", b"null", b"{}{}", b'{"a":' * 2000, b"NaN", b'{"a": 1e999}'],
 )
 def test_a_body_that_is_no_object_is_refused(system: System, tenant: Tenant, raw: bytes) -> None:
     reply = run(system, tenant, raw)
