@@ -38,9 +38,10 @@ def test_a_status_tells_how_far_a_run_is_and_what_it_waits_for(
         assert run["waits_for"][0]["what"] in ("worker", "step")
         assert run["progress"]["percent"] == 0
         time.sleep(0.05)
-    assert run["progress"]["percent"] == 25
-    assert run["progress"]["steps"]["completed"] == 1
-    assert {wait["step_id"] for wait in run["waits_for"]} <= {"left", "right"}
+    ended = run["progress"]["steps"]["completed"]  # on a slow machine, more than the first
+    assert run["progress"]["percent"] == 25 * ended
+    assert sum(run["progress"]["steps"].values()) == 4
+    assert {wait["step_id"] for wait in run["waits_for"]} <= {"left", "right", "join"}
     assert run["links"] == started["links"]
     run = system.ended(tenant.slug, started["run_id"])
     assert run["progress"] == {"percent": 100, "steps": {"completed": 4}}
