@@ -31,7 +31,9 @@ def test_a_status_tells_how_far_a_run_is_and_what_it_waits_for(
     system: System, tenant: Tenant
 ) -> None:
     body = {"parameters": {"seconds": 1}}
-    started = system.call("POST", f"/pipelines/run/{tenant.slug}/{DIAMOND}", body).json
+    reply = system.call("POST", f"/pipelines/run/{tenant.slug}/{DIAMOND}", body)
+    assert reply.status == 202, reply
+    started = reply.json
     path = f"/pipelines/status/{tenant.slug}/{started['run_id']}"
     while (run := system.call("GET", path).json)["steps"][0]["status"] != "completed":
         assert [wait["step_id"] for wait in run["waits_for"]] == [run["steps"][0]["step_id"]]
