@@ -10,6 +10,7 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", -1),
     # A service that is back is found in seconds; by itself gRPC waits for up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # In truth the least time that a connection may take to be made, TLS included; by itself 20 s.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
 ]

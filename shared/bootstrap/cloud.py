@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from shared import VERSION
@@ -114,6 +115,11 @@ def open_cloud(
             catalog=once(lambda: load_catalog(settings.configs, table)),
             processors=table,
             jobs=jobs,
+            callers=None
+            if cloud.push_account is None
+            else _callers(cloud, cloud.push_account, now),
+            requests_per_minute=settings.requests_per_minute,
+            failed_keys_per_minute=settings.failed_keys_per_minute,
             timing=timing or Timing(),
             project_id=project,
             environment=settings.environment,
@@ -164,6 +170,14 @@ class _Standing:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._get(), name)
+
+
+def _callers(
+    cloud: CloudSettings, account: str, now: Callable[[], datetime]
+) -> Callable[[str, str], None]:
+    from shared.oidc import Callers, GoogleKeys  # noqa: PLC0415  # none is asked for on emulators
+
+    return Callers(account, cloud.push_audience, GoogleKeys(now).find, now).check
 
 
 def _warehouse(

@@ -176,6 +176,8 @@ def _embedded(
         timing=timing,
         project_id=settings.project_id,
         environment=settings.environment,
+        requests_per_minute=settings.requests_per_minute,
+        failed_keys_per_minute=settings.failed_keys_per_minute,
         code_version=VERSION,
         log=Log(settings.log_level, readable=True),
         now=clock.now,

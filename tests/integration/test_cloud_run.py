@@ -101,6 +101,7 @@ class Whole:
             "PIPELINES_LOG": Level.ERROR.name.lower(),
             **backends.environ,
         }
+        del environ["PIPELINES_PUSH_ACCOUNT"]  # the emulator's pushes carry no token
         settings: Settings = read_settings(environ)
         assert settings.cloud is not None
         backends.kms.rotate(environ["PIPELINES_KMS_KEY"])
