@@ -3,7 +3,7 @@
 A load writes typed Parquet files, load jobs bring them into a staging table, and what stands in it has to
 be what the source said. Then one transaction replaces the covered slices, behind the fence, together with
 their marker. Loads of a dataset take turns for that one; everything before it goes on side by side.
-`docs/adr/0008-loads-into-bigquery.md` says why.
+`docs/adr/0009-loads-into-bigquery.md` says why.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shared.core.lineage import LoadReceipt, Slice, Writer
 from shared.errors import Terminal, Transient
 from shared.warehouse import Load, LoadedSlice, Rows, Value, googlesql
 from shared.warehouse.bigquery_calling import BigQueryCalling
-from shared.warehouse.bigquery_jobs import Jobs, Work, parameters
+from shared.warehouse.bigquery_jobs import TIMEOUT_SECONDS, Jobs, Work, parameters
 from shared.warehouse.bigquery_ledger import (
     COMMITTED,
     LOST,
@@ -40,6 +40,7 @@ from shared.warehouse.procedure import Procedures, bind
 from shared.warehouse.queries import Queries
 from shared.warehouse.staging import Staging
 
+DIRECT_BYTES = 16 * 2**20  # a file that goes from the disk is in memory while it is sent
 _COMMITS = 5  # tries of one whose slices move meanwhile
 _KEEP = timedelta(days=1)  # a staging table that nobody came to drop
 _NO_NAME = re.compile(r"[^A-Za-z0-9_]")
@@ -49,8 +50,8 @@ class BigQueryWarehouse:
     """The port over the datasets of one project.
 
     `procedures` is the folder of the stored procedures, `scratch` one for local files, `staging` the
-    bucket that large loads pass; without it they go from the disk. `emulator` is the URL of a server in
-    BigQuery's place.
+    bucket that loads of `direct_bytes` or more pass; without it they go from the disk, in jobs of about
+    that size. `emulator` is the URL of a server in BigQuery's place.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class BigQueryWarehouse:
         memory_limit: str = "185MB",
         threads: int = 2,
         staging: Staging | None = None,
+        direct_bytes: int = DIRECT_BYTES,
+        timeout_seconds: float = TIMEOUT_SECONDS,
         emulator: str | None = None,
     ) -> None:
         self._project = project
@@ -78,6 +81,7 @@ class BigQueryWarehouse:
         self._leases = leases
         self._scratch = scratch
         self._staging = staging
+        self._direct_bytes = direct_bytes
         self._db = Database(None, scratch / "duckdb", memory_limit, threads)
         self._jobs = Jobs(
             project,
@@ -85,6 +89,7 @@ class BigQueryWarehouse:
             maximum_bytes_billed=maximum_bytes_billed,
             sleep=sleep,
             random=random,
+            timeout_seconds=timeout_seconds,
             emulator=emulator,
         )
         self._tables = Tables(self._jobs)
@@ -98,10 +103,13 @@ class BigQueryWarehouse:
 
     def create_dataset(self, dataset: str) -> None:
         """See the port."""
-        if dataset not in self._datasets:
-            work = self._asking("dataset", identified(dataset, "dataset"))
-            self._tables.create_dataset(work, dataset)
-            self._datasets.add(dataset)
+        if dataset in self._datasets:
+            return
+        work = self._asking("dataset", identified(dataset, "dataset"))
+        if not self._tables.complete(dataset):
+            with self._turn(dataset, work):
+                self._tables.create_dataset(work, dataset)
+        self._datasets.add(dataset)
 
     def load(self, load: Load) -> LoadReceipt:
         """See the port."""
@@ -136,7 +144,7 @@ class BigQueryWarehouse:
                     with session.transaction():
                         marked = loading.run()
                 made = Replacement(writer, load.source_version, marked, sink.staged, ingested_at)
-                with self._turn(ledger):
+                with self._turn(ledger.dataset, work):
                     added = self._tables.shape(load.dataset, table)
                     committed_at = self._commit(ledger, known, made)
         return receipt(loading, marked, added, committed_at)
@@ -166,7 +174,7 @@ class BigQueryWarehouse:
             if (dataset, parsed.version) not in self._routines:
                 calling.create()
                 self._routines.add((dataset, parsed.version))
-            with self._turn(ledger):
+            with self._turn(ledger.dataset, work):
                 added = self._tables.shape(dataset, parsed.output)
                 for again in range(_COMMITS):
                     by = ledger.behind_its_input(known, writer)
@@ -229,9 +237,9 @@ class BigQueryWarehouse:
             ledger.fence(known, made.writer, made.source_version)
         raise self._restless(ledger)
 
-    def _turn(self, ledger: BigQueryLedger) -> AbstractContextManager[None]:
+    def _turn(self, dataset: str, work: Work) -> AbstractContextManager[None]:
         """Every commit of a dataset writes its `_loads`, so it is they that take turns."""
-        return self._leases.hold(f"{self._project}.{ledger.dataset}", ledger.work.check)
+        return self._leases.hold(f"{self._project}.{dataset}", work.check)
 
     def _restless(self, ledger: BigQueryLedger) -> Transient:
         return Transient(
@@ -249,6 +257,7 @@ class BigQueryWarehouse:
             dataset=dataset,
             name=name,
             folder=self._scratch / name,
+            direct_bytes=self._direct_bytes,
             expires=self._now() + _KEEP,
         )
 

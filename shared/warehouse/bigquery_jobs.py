@@ -25,7 +25,7 @@ TRIES = 5  # of a call that is not answered, or is told to come later
 RESUBMISSIONS = 8  # of a job that ended for a reason that passes
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
-_TIMEOUT = 20.0  # seconds for an answer
+TIMEOUT_SECONDS = 20.0  # for an answer
 _UPLOAD_TIMEOUT = 120.0
 _FIRST_LOOK, _LAST_LOOK = 0.05, 2.0  # seconds between two looks at a job that runs
 _CANCEL_LOOKS = 10
@@ -111,10 +111,12 @@ class Jobs:
         maximum_bytes_billed: int,
         sleep: Callable[[float], None],
         random: Callable[[], float],
-        emulator: str | None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        emulator: str | None = None,
     ) -> None:
         self.project = project
         self.location = location
+        self.options = {"retry": None, "timeout": timeout_seconds}  # of every call: tries are ours
         self._maximum_bytes_billed = maximum_bytes_billed
         self._sleep = sleep
         self._random = random
@@ -170,9 +172,7 @@ class Jobs:
         )
 
         def start(client: Any, job_id: str) -> Any:
-            return client.query(
-                sql, config, job_id=job_id, retry=None, job_retry=None, timeout=_TIMEOUT
-            )
+            return client.query(sql, config, job_id=job_id, job_retry=None, **self.options)
 
         return self._run(work, statement, start, passing, code)
 
@@ -180,9 +180,7 @@ class Jobs:
         """The answer of a query, all of it."""
 
         def fetch(client: Any) -> Fetched:
-            answer = done.job.result(
-                max_results=limit, retry=None, job_retry=None, timeout=_TIMEOUT
-            )
+            answer = done.job.result(max_results=limit, job_retry=None, **self.options)
             schema = list(answer.schema)
             if any(field.field_type == "JSON" for field in schema):
                 # As the text that BigQuery has: the client would read its numbers as floats.
@@ -190,8 +188,7 @@ class Jobs:
                     done.job.destination,
                     [_as_text(field) for field in schema],
                     max_results=limit,
-                    retry=None,
-                    timeout=_TIMEOUT,
+                    **self.options,
                 )
             return Fetched(tuple(field.name for field in schema), [row.values() for row in answer])
 
@@ -204,7 +201,7 @@ class Jobs:
         config = QueryJobConfig(dry_run=True, query_parameters=list(params), use_legacy_sql=False)
 
         def describe(client: Any) -> dict[str, str]:
-            job = client.query(sql, config, retry=None, job_retry=None, timeout=_TIMEOUT)
+            job = client.query(sql, config, job_retry=None, **self.options)
             return {field.name: str(field.field_type) for field in job.schema or ()}
 
         try:
@@ -212,7 +209,9 @@ class Jobs:
         except Terminal as exc:
             raise Terminal(str(exc), code=code) from exc
 
-    def load_file(self, work: Work, statement: str, path: Path, table: str) -> Job:
+    def load_file(
+        self, work: Work, statement: str, path: Path, table: str, schema: Sequence[Any]
+    ) -> Job:
         """Adds the rows of a local Parquet file to a table."""
 
         def start(client: Any, job_id: str) -> Any:
@@ -223,13 +222,15 @@ class Jobs:
                     size=path.stat().st_size,
                     num_retries=0,
                     job_id=job_id,
-                    job_config=_parquet(work),
+                    job_config=_parquet(work, schema),
                     timeout=_UPLOAD_TIMEOUT,
                 )
 
         return self._run(work, statement, start)
 
-    def load_objects(self, work: Work, statement: str, uris: Sequence[str], table: str) -> Job:
+    def load_objects(
+        self, work: Work, statement: str, uris: Sequence[str], table: str, schema: Sequence[Any]
+    ) -> Job:
         """Adds the rows of Parquet objects in Cloud Storage to a table, all of them or none."""
 
         def start(client: Any, job_id: str) -> Any:
@@ -237,9 +238,8 @@ class Jobs:
                 uris,
                 table,
                 job_id=job_id,
-                job_config=_parquet(work),
-                retry=None,
-                timeout=_TIMEOUT,
+                job_config=_parquet(work, schema),
+                **self.options,
             )
 
         return self._run(work, statement, start)
@@ -294,7 +294,7 @@ class Jobs:
         return self.ask(f"ask for job {job_id}", lambda c: self._get(c, job_id))
 
     def _get(self, client: Any, job_id: str) -> Any:
-        return client.get_job(job_id, location=self.location, retry=None, timeout=_TIMEOUT)
+        return client.get_job(job_id, location=self.location, **self.options)
 
     def _ended(self, work: Work, job_id: str, job: Any) -> Any:
         look = _FIRST_LOOK
@@ -315,9 +315,7 @@ class Jobs:
         try:
             self.ask(
                 f"cancel job {job_id}",
-                lambda c: c.cancel_job(
-                    job_id, location=self.location, retry=None, timeout=_TIMEOUT
-                ),
+                lambda c: c.cancel_job(job_id, location=self.location, **self.options),
             )
             for _ in range(_CANCEL_LOOKS):
                 job = self._job(job_id)
@@ -423,11 +421,12 @@ class Fetched(NamedTuple):
     rows: list[tuple[Any, ...]]
 
 
-def _parquet(work: Work) -> Any:
+def _parquet(work: Work, schema: Sequence[Any]) -> Any:
     from google.cloud.bigquery import LoadJobConfig  # noqa: PLC0415 -- a client is here
 
     return LoadJobConfig(
         source_format="PARQUET",
+        schema=list(schema),
         write_disposition="WRITE_APPEND",
         create_disposition="CREATE_NEVER",
         decimal_target_types=["BIGNUMERIC"],
@@ -452,7 +451,8 @@ def _reason(errors: Iterable[object]) -> str:
 
 
 def _told(what: str, reason: str, message: object, code: str, hopeful: bool) -> StepError:
-    text = f"BigQuery: {what}: {reason or 'no answer'}: {str(message)[:500]}"
+    said = " ".join(str(message).split())[:500]
+    text = f"BigQuery: {what}: {reason or 'no answer'}: {said}"
     if hopeful:
         return Transient(text, code=code)
     advice = _ADVICE.get(reason)

@@ -80,7 +80,10 @@ def routine(procedure: Procedure) -> str:
 
 
 def create_procedure(procedure: Procedure, dataset: str) -> str:
-    """The statement that makes the routine, if it is not there."""
+    """The statement that makes the routine, if it is not there.
+
+    Not in strict mode, which looks for its tables when it is made: there may be none yet.
+    """
     table = quoted(dataset, procedure.output.name)
     loads, rejects = quoted(dataset, "_loads"), quoted(dataset, "_rejects")
     own = f"table_name = '{procedure.output.name}'"
@@ -102,7 +105,7 @@ def create_procedure(procedure: Procedure, dataset: str) -> str:
     return f"""CREATE PROCEDURE IF NOT EXISTS {quoted(dataset, routine(procedure))}(
   {f",{chr(10)}  ".join(signature)}
 )
-OPTIONS (description = {_literal(f"{procedure.description} ({procedure.version})")})
+OPTIONS (strict_mode = FALSE, description = {_literal(f"{procedure.description} ({procedure.version})")})
 BEGIN
   BEGIN TRANSACTION;
   BEGIN
@@ -225,7 +228,8 @@ def _marks(procedure: Procedure) -> str:
     )
     # As the sums of a load are told: modulo 2^64, sixteen hexadecimal digits.
     digest = f"MOD(MOD(COALESCE(held.digest, 0), {_DIGITS}) + {_DIGITS}, {_DIGITS})"
-    high, low = f"DIV({digest}, {_HALF})", f"MOD({digest}, {_HALF})"
+    low = f"MOD({digest}, {_HALF})"
+    high = f"({digest} - {low}) / {_HALF}"
     return f"""    SELECT in_org_slug, in_pipeline_id, in_credential_id, covered, '{procedure.output.name}',
       in_run_id, in_step_id, in_attempt, in_run_created_at, in_source_version, in_source_at,
       COALESCE(held.found, 0), 0, PARSE_JSON(COALESCE(money.totals, '[]')),

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from shared.errors import StepError, Terminal
-from shared.warehouse import NullRule, Table
+from shared.warehouse import ColumnType, NullRule, Table
 from shared.warehouse.bigquery_jobs import Job, Jobs, Work
 from shared.warehouse.bigquery_ledger import Staged
-from shared.warehouse.bigquery_tables import Tables, as_fields, quoted
-from shared.warehouse.casts import literal
+from shared.warehouse.bigquery_tables import Tables, as_fields, quoted, staged
+from shared.warehouse.casts import STORED, literal
 from shared.warehouse.casts import quoted as in_duckdb
 from shared.warehouse.ledger import REJECTS, Field
 from shared.warehouse.proof import ReadBack
@@ -30,8 +30,9 @@ from shared.warehouse.shape import Params
 from shared.warehouse.staging import Staging
 from shared.warehouse.tally import Key
 
-_GROUP_ROWS = 16_384  # rows of a group are in memory while they are written
-_FULL = 16 * 2**20  # a file that goes from the disk is in memory while it is sent
+# Rows of a group are in memory while they are written: 16,384 of 57 columns do not fit into 185 MB.
+_GROUP_ROWS = 4_096
+_PARQUET = {**STORED, ColumnType.TIMESTAMP: "TIMESTAMPTZ", ColumnType.JSON: "VARCHAR"}
 
 
 class Route:
@@ -50,6 +51,7 @@ class Route:
         dataset: str,
         name: str,
         folder: Path,
+        direct_bytes: int,
         expires: datetime,
     ) -> None:
         self.work = work
@@ -58,6 +60,7 @@ class Route:
         self.dataset = dataset
         self.name = name
         self.folder = folder
+        self.direct_bytes = direct_bytes
         self._tables = tables
         self._expires = expires
         self._made: list[str] = []
@@ -116,7 +119,7 @@ class Buffer:
             return 0
         self.files.append(path)
         self.taken += count
-        if sum(file.stat().st_size for file in self.files) >= _FULL:
+        if sum(file.stat().st_size for file in self.files) >= self.route.direct_bytes:
             if self.route.staging is None:
                 self._send()
             else:
@@ -130,7 +133,9 @@ class Buffer:
             into = self.route.stage(self.name, self.fields)
             statement = f"{self.name}-objects"
             self._count(
-                self.route.jobs.load_objects(self.route.work, statement, self.objects, into)
+                self.route.jobs.load_objects(
+                    self.route.work, statement, self.objects, into, staged(self.fields)
+                )
             )
         elif self.files:
             self._send()
@@ -146,11 +151,13 @@ class Buffer:
         if len(self.files) > 1:
             path = self.route.folder / f"{self.name}-all.parquet"
             listed = ", ".join(literal(str(file)) for file in self.files)
-            self._copy(f"SELECT * FROM read_parquet([{listed}], union_by_name = true)", path, {})
+            self._copy(f"SELECT * FROM read_parquet([{listed}])", path, {})
         into = self.route.stage(self.name, self.fields)
         self.sent += 1
         statement = f"{self.name}-{self.sent}"
-        self._count(self.route.jobs.load_file(self.route.work, statement, path, into))
+        self._count(
+            self.route.jobs.load_file(self.route.work, statement, path, into, staged(self.fields))
+        )
         for file in {path, *self.files}:
             file.unlink()
         self.files.clear()
@@ -174,14 +181,14 @@ class Buffer:
         return int(copied)
 
     def _as_parquet(self, select: str, params: Params) -> str:
-        """A time becomes an instant and JSON its text: so BigQuery reads both as they are meant."""
+        """The same columns in every file, as BigQuery understands them: a time is an instant."""
         described = self.session.open(f"SELECT * FROM ({select}) LIMIT 0", params).description
-        casts = {"TIMESTAMP": "TIMESTAMPTZ", "JSON": "VARCHAR"}
-        columns = []
-        for name, kind, *_ in described or ():
-            column = in_duckdb(name)
-            cast = casts.get(str(kind))
-            columns.append(f"CAST({column} AS {cast}) AS {column}" if cast else column)
+        given = {column[0] for column in described or ()}
+        columns = [
+            f"CAST({in_duckdb(made.name) if made.name in given else 'NULL'} "
+            f"AS {_PARQUET[made.type]}) AS {in_duckdb(made.name)}"
+            for made in self.fields
+        ]
         return f"SELECT {', '.join(columns)} FROM ({select})"
 
 

@@ -6,7 +6,7 @@ slice. What is named here is validated, and quoted in backticks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -39,22 +39,24 @@ class Tables:
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 
+    def complete(self, dataset: str) -> bool:
+        """Is the dataset there, with all that stands in every one?"""
+        return self._get(dataset, TURNS) is not None
+
     def create_dataset(self, work: Work, dataset: str) -> None:
-        """Creates the dataset and what stands in every one, if absent.
+        """Creates what is absent of it.
 
         `_turns` has one row, which every commit updates: two transactions at once are then always in
         each other's way, also when they find nothing to delete. It comes last, and with its row: where
         it is, all of it is.
         """
-        if self._get(dataset, TURNS) is not None:
-            return
         from google.cloud.bigquery import Dataset  # noqa: PLC0415 -- a client is here
 
         made = Dataset(f"{self._jobs.project}.{dataset}")
         made.location = self._jobs.location
         self._jobs.ask(
             f"create dataset {dataset}",
-            lambda c: c.create_dataset(made, exists_ok=True, retry=None),
+            lambda c: c.create_dataset(made, exists_ok=True, **self._jobs.options),
         )
         for name, fields in LEDGER.items():
             self._create(
@@ -120,23 +122,16 @@ class Tables:
             return lacking
         raise Transient(f"{table.name} is changed by others all the time", code="warehouse")
 
-    def stage(self, dataset: str, name: str, columns: Iterable[Field], expires: datetime) -> None:
-        """A table for rows on their way, which vanishes by itself. JSON is text in it.
-
-        JSON comes out of a Parquet file as text; the commit parses it.
-        """
-        text = ColumnType.TEXT
-        fields = [
-            _field(Field(c.name, text if c.type is ColumnType.JSON else c.type, c.required))
-            for c in columns
-        ]
+    def stage(self, dataset: str, name: str, columns: Sequence[Field], expires: datetime) -> None:
+        """A table for rows on their way, which vanishes by itself."""
         description = "Rows on their way into another table; may be dropped"
+        fields = staged(columns)
         self._create(dataset, name, fields, description=description, expires=expires)
 
     def drop(self, dataset: str, name: str) -> None:
         full = self.full(dataset, name)
         self._jobs.ask(
-            f"drop {full}", lambda c: c.delete_table(full, retry=None, not_found_ok=True)
+            f"drop {full}", lambda c: c.delete_table(full, **self._jobs.options, not_found_ok=True)
         )
 
     def full(self, dataset: str, name: str) -> str:
@@ -165,7 +160,8 @@ class Tables:
         if expires is not None:
             made.expires = expires
         self._jobs.ask(
-            f"create {dataset}.{name}", lambda c: c.create_table(made, exists_ok=True, retry=None)
+            f"create {dataset}.{name}",
+            lambda c: c.create_table(made, exists_ok=True, **self._jobs.options),
         )
 
     def _get(self, dataset: str, name: str) -> Any:
@@ -174,7 +170,9 @@ class Tables:
         full = self.full(dataset, name)
         try:
             return self._jobs.ask(
-                f"look at {dataset}.{name}", lambda c: c.get_table(full, retry=None), NotFound
+                f"look at {dataset}.{name}",
+                lambda c: c.get_table(full, **self._jobs.options),
+                NotFound,
             )
         except NotFound:
             return None
@@ -184,7 +182,7 @@ class Tables:
 
         self._jobs.ask(
             f"add columns to {table.dataset_id}.{table.table_id}",
-            lambda c: c.update_table(table, ["schema"], retry=None),
+            lambda c: c.update_table(table, ["schema"], **self._jobs.options),
             PreconditionFailed,
         )
 
@@ -198,6 +196,19 @@ def identified(name: str, what: str) -> str:
 def quoted(*names: str) -> str:
     """A name of SQL; what is in it was validated."""
     return ".".join(f"`{name}`" for name in names)
+
+
+def staged(columns: Sequence[Field]) -> list[Any]:
+    """The schema of a staging table, and of the Parquet files that are loaded into it.
+
+    Any value may be null, and JSON is text. The commit parses it, and is refused by the table when
+    something is missing.
+    """
+    text = ColumnType.TEXT
+    return [
+        _field(Field(c.name, text if c.type is ColumnType.JSON else c.type, required=False))
+        for c in columns
+    ]
 
 
 def as_fields(table: Table) -> list[Field]:

@@ -1,135 +1,159 @@
-"""A door in front of a server: open, slow, silent or shut, as a test says while clients use it."""
+"""A door before an HTTP server, for tests: it sees what is asked, and answers as a bad day would."""
 
 from __future__ import annotations
 
-import contextlib
-import select
-import shutil
-import socket
-import tempfile
+import http.client
+import json
 import threading
-import time
-from enum import Enum
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+_OF_THE_CONNECTION = {"connection", "transfer-encoding", "content-length", "date", "server"}
 
 
-class Way(Enum):
-    """What a client meets. What is under way is met by it too."""
+class Asked(NamedTuple):
+    """A request. `says` looks for a text in its path and body."""
 
-    OPEN = "bytes pass"
-    SLOW = "every answer comes a while later"
-    SILENT = "bytes are taken, and nothing comes back"
-    SHUT = "connections are refused, and those that there are end"
+    method: str
+    path: str
+    body: bytes
+
+    def says(self, *texts: str) -> bool:
+        return all(text.encode() in self.path.encode() + self.body for text in texts)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
 
 
+class Answer(NamedTuple):
+    """What the client gets; None in its place: the connection ends without a word."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+Behind = Callable[[], Answer]
+# Gets the request and how to pass it on; gives the answer.
+Fault = Callable[[Asked, Behind], Answer | None]
+
+
+def refused(status: int, reason: str, message: str = "no") -> Fault:
+    """The server says no, and has done nothing."""
+    errors = [{"reason": reason, "message": message}]
+    body = json.dumps({"error": {"code": status, "message": message, "errors": errors}})
+    return lambda _, __: Answer(status, body.encode())
+
+
+def dropped(_: Asked, __: Behind) -> Answer | None:
+    """The request never arrives."""
+    return None
+
+
+def lost(_: Asked, behind: Behind) -> Answer | None:
+    """The request is served, and the answer never arrives."""
+    behind()
+    return None
+
+
+@dataclass
+class Rule:
+    """A fault for the next requests that fit."""
+
+    fits: Callable[[Asked], bool]
+    fault: Fault
+    left: int
+
+
+@dataclass
 class Door:
-    """Passes connections on to `upstream`: HOST:PORT, or the path of a Unix socket.
+    """Where clients go is `host`; `server` is what stands behind it."""
 
-    `host` is where clients go instead: HOST:PORT, or a folder with a socket of the same name in it.
-    """
+    server: str
+    asked: list[Asked] = field(default_factory=list)
+    rules: list[Rule] = field(default_factory=list)
+    host: str = ""
+    _guard: threading.Lock = field(default_factory=threading.Lock)
 
-    def __init__(self, upstream: str, slow_seconds: float = 0.5) -> None:
-        self._upstream = upstream
-        self._slow = slow_seconds
-        self._way = Way.OPEN
-        self._folder: Path | None = None
-        self._guard = threading.Lock()
-        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self._closed = False
-        if upstream.startswith("/"):
-            self._folder = Path(tempfile.mkdtemp(prefix="door-", dir="/tmp"))
-            self.host = str(self._folder)
-        else:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                self._port = probe.getsockname()[1]
-            self.host = f"127.0.0.1:{self._port}"
-        self._listener = self._listen()
-
-    def set(self, way: Way) -> None:
-        """From now on; a shut door is no listener at all, so that clients are refused."""
+    def fault(self, fault: Fault, fits: Callable[[Asked], bool], times: int = 1) -> None:
         with self._guard:
-            before, self._way = self._way, way
-        if way is Way.SHUT:
-            self._listener.close()
-            self._end()
-        elif before is Way.SHUT:
-            self._listener = self._listen()
+            self.rules.append(Rule(fits, fault, times))
 
-    def close(self) -> None:
-        self._closed = True
-        self._listener.close()
-        self._end()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+    def of(self, request: Asked) -> Fault | None:
+        with self._guard:
+            self.asked.append(request)
+            for rule in self.rules:
+                if rule.left and rule.fits(request):
+                    rule.left -= 1
+                    return rule.fault
+        return None
 
-    def _listen(self) -> socket.socket:
-        if self._folder is not None:
-            path = self._folder / Path(self._upstream).name
-            path.unlink(missing_ok=True)
-            listener = socket.socket(socket.AF_UNIX)
-            listener.bind(str(path))
-        else:
-            listener = socket.socket()
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", self._port))
-        listener.listen(64)
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
-        return listener
+    def behind(self, handler: BaseHTTPRequestHandler, request: Asked) -> Answer:
+        connection = http.client.HTTPConnection(self.server, timeout=60)
+        headers = {k: v for k, v in handler.headers.items() if k.lower() not in _OF_THE_CONNECTION}
+        connection.request(request.method, request.path, request.body, headers)
+        answer = connection.getresponse()
+        body = answer.read().replace(self.server.encode(), self.host.encode())
+        kept = [(k, v.replace(self.server, self.host)) for k, v in answer.getheaders()]
+        connection.close()
+        return Answer(
+            answer.status,
+            body,
+            tuple((k, v) for k, v in kept if k.lower() not in _OF_THE_CONNECTION),
+        )
 
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            # `close` does not wake a thread in `accept`, and the port would stay taken.
+
+@contextmanager
+def door(server: str) -> Iterator[Door]:
+    made = Door(server)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_one_request(self) -> None:
             try:
-                ready, _, _ = select.select([listener], [], [], 0.05)
-                client = listener.accept()[0] if ready else None
-            except (OSError, ValueError):
-                return
-            if client is not None:
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+                super().handle_one_request()
+            except OSError:
+                self.close_connection = True
 
-    def _serve(self, client: socket.socket) -> None:
-        try:
-            if self._upstream.startswith("/"):
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(self._upstream)
+        def serve(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            request = Asked(self.command, self.path, self.rfile.read(length))
+            fault = made.of(request)
+            answer: Answer | None
+            if fault is None:
+                answer = made.behind(self, request)
             else:
-                host, _, port = self._upstream.rpartition(":")
-                server = socket.create_connection((host, int(port)))
-        except OSError:
-            client.close()
-            return
-        pair = (client, server)
-        with self._guard:
-            self._pairs.add(pair)
-        if self._way is Way.SHUT:
-            self._end()
-            return
-        back = threading.Thread(target=self._pump, args=(server, client, True), daemon=True)
-        back.start()
-        self._pump(client, server, False)
-        back.join()
-        with self._guard:
-            self._pairs.discard(pair)
-        for one in pair:
-            one.close()
+                answer = fault(request, lambda: made.behind(self, request))
+            if answer is None:
+                self.close_connection = True
+                return
+            self.send_response(answer.status)
+            for name, value in answer.headers:
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer.body)))
+            self.end_headers()
+            self.wfile.write(answer.body)
 
-    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65_536):
-                if answers:
-                    if self._way is Way.SLOW:
-                        time.sleep(self._slow)
-                    while self._way is Way.SILENT and not self._closed:
-                        time.sleep(0.05)
-                sink.sendall(data)
-        for one in (source, sink):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = serve  # noqa: N815  # http.server asks for them
 
-    def _end(self) -> None:
-        with self._guard:
-            pairs = list(self._pairs)
-        for pair in pairs:
-            for one in pair:
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
+        def log_message(self, *_: object) -> None:
+            pass
+
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    served.daemon_threads = True
+    made.host = "{}:{}".format(*served.server_address[:2])
+    thread = threading.Thread(target=served.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    served.shutdown()
+    served.server_close()
+    thread.join()
