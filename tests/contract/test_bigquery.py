@@ -40,9 +40,9 @@ from shared.warehouse.duckdb import DuckdbWarehouse
 from shared.warehouse.staging import Staging
 from tests.support.bigquery import PROJECT, bigquery_warehouse, drop, hurry
 from tests.support.bigquery import jobs as sent_jobs
-from tests.support.door import Answer, Asked, Behind, Door, door, dropped, lost, refused
 from tests.support.emulators import Emulator
 from tests.support.gcs import CloudStorage
+from tests.support.http_door import Answer, Asked, Behind, Door, door, dropped, lost, refused
 
 pytestmark = pytest.mark.cloud
 

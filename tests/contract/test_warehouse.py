@@ -96,7 +96,7 @@ def duckdb_warehouse(_: pytest.FixtureRequest, folder: Path) -> Iterator[Warehou
 def bigquery_warehouse(request: pytest.FixtureRequest, folder: Path) -> Iterator[Warehouse]:
     """Whatever a test has it send is GoogleSQL, also where the emulator takes more."""
     from tests.support import bigquery
-    from tests.support.door import door
+    from tests.support.http_door import door
     from tests.support.statements import faults
 
     with door(request.getfixturevalue("bigquery_emulator").host) as before:

@@ -15,7 +15,7 @@ from shared.warehouse.bigquery import DIRECT_BYTES, BigQueryWarehouse
 from shared.warehouse.bigquery_jobs import TIMEOUT_SECONDS
 from shared.warehouse.leases import TableLeases, ThreadLeases
 from shared.warehouse.staging import Staging
-from tests.support.door import Door
+from tests.support.http_door import Door
 
 # One for all: each further one makes every call of the emulator slower.
 PROJECT = "test"
