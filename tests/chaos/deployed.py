@@ -61,7 +61,12 @@ _IMPORTED = (
     "shared.vault.firestore",
     "shared.vault.kms",
 )
-_IMPORTED_BY_WORKERS = ("duckdb", "shared.objects.gcs", "shared.warehouse.bigquery")
+_IMPORTED_BY_WORKERS = (
+    "duckdb",
+    "google.cloud.bigquery",
+    "shared.objects.gcs",
+    "shared.warehouse.bigquery",
+)
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):

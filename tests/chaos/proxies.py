@@ -143,6 +143,7 @@ class Points(ABC):
         if isinstance(blow, Freeze):
             self.note("frozen", str(os.getpid()))
             os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(0.05)  # this thread runs on for a moment, until all of them stand still
         elif blow.delay_seconds:
             threading.Timer(blow.delay_seconds, self._die, [blow]).start()
         else:

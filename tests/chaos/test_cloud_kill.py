@@ -38,7 +38,7 @@ def test_a_drawn_scene_ends_as_a_clean_run(
 def test_a_worker_that_was_frozen_before_it_told_its_result_is_not_heard(
     cloud_world: CloudWorld, first_seed: int, figures: Figures
 ) -> None:
-    blow = Freeze(point="step_worker attempt.before", passage=2)
+    blow = Freeze(point="step_worker attempt.before")
     made = played(cloud_world, Scene(blows=[blow], asks=LIGHT), first_seed, figures)
     assert made.frozen == 1
     assert lost(made).late == Result.OK
