@@ -144,7 +144,7 @@ class BigQueryWarehouse:
                     with session.transaction():
                         marked = loading.run()
                 made = Replacement(writer, load.source_version, marked, sink.staged, ingested_at)
-                with self._turn(ledger.dataset, work):
+                with self._turn(load.dataset, work):
                     added = self._tables.shape(load.dataset, table)
                     committed_at = self._commit(ledger, known, made)
         return receipt(loading, marked, added, committed_at)
@@ -171,10 +171,10 @@ class BigQueryWarehouse:
             known = ledger.known("known")
             ledger.fence(known, ledger.behind_its_input(known, writer), parsed.version)
             calling.check_types()
-            if (dataset, parsed.version) not in self._routines:
-                calling.create()
-                self._routines.add((dataset, parsed.version))
-            with self._turn(ledger.dataset, work):
+            with self._turn(dataset, work):
+                if (dataset, parsed.version) not in self._routines:
+                    calling.create()
+                    self._routines.add((dataset, parsed.version))
                 added = self._tables.shape(dataset, parsed.output)
                 for again in range(_COMMITS):
                     by = ledger.behind_its_input(known, writer)

@@ -44,7 +44,8 @@ _PASSING = frozenset(
     }
 )
 # BigQuery calls a transaction that another one was in the way of an invalid query, and says so in words
-# only; the same goes for too many statements queued on a table.
+# only (its answer is in confluentinc/kafka-connect-bigquery, issue 279); the same goes for too many
+# statements queued on a table.
 IN_THE_WAY = frozenset({"invalidQuery", "resourcesExceeded"})
 _ADVICE = {
     "accessDenied": "grant the service account bigquery.jobUser on the project and "

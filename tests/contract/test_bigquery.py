@@ -465,10 +465,11 @@ def first(do: Callable[[], object]) -> Any:
 def test_a_late_writer_is_superseded_inside_the_transaction(
     opened: Callable[..., BigQueryWarehouse], before: Door
 ) -> None:
-    newer = lambda: opened().load(request([{"Id": "new"}], writer(2)))  # noqa: E731  # one line
+    opened().load(request([{"Id": "first"}], writer(1)))  # in the partition of all that follows
+    newer = lambda: opened().load(request([{"Id": "new"}], writer(3)))  # noqa: E731  # one line
     before.fault(first(newer), posted("commit-0"))
-    with pytest.raises(Terminal, match="attempt 2") as caught:
-        opened().load(request([{"Id": "old"}], writer(1)))
+    with pytest.raises(Terminal, match="attempt 3") as caught:
+        opened().load(request([{"Id": "old"}], writer(2)))
     assert caught.value.code == "superseded"
     assert held(opened()) == ["new"]
     assert staging(opened()) == []
