@@ -70,7 +70,8 @@ class CloudWorld:
         self._folder = folder
         self._backends = backends
         self._scenes = 0
-        self._published: set[str] = set()  # messages that nobody has acknowledged yet
+        self._published: set[str] = set()
+        self._acknowledged: set[str] = set()
         self._doors = Doors(backends)
         chaos = configs_in(folder) / "engine" / "chaos"
         chaos.mkdir()
@@ -164,14 +165,14 @@ class CloudWorld:
         """Those that are not acknowledged, and those that are for later.
 
         What a process had acknowledged when it died comes again, and may bring about others, a scene
-        later: so two of them are looked at.
+        later; and also a witness may hear of a message again. So none is forgotten.
         """
         for witness in self._witnesses:
             self._published |= pull(self._backends.pubsub, witness)
         for scene in scenes:
-            self._published -= {note.text for note in noted(scene / NOTES)["acknowledged"]}
+            self._acknowledged |= {note.text for note in noted(scene / NOTES)["acknowledged"]}
         queue = self._system.settings_environ["PIPELINES_TASKS_QUEUE"]
-        return sorted(self._published) + tasks(self._backends.tasks, queue)
+        return sorted(self._published - self._acknowledged) + tasks(self._backends.tasks, queue)
 
     def _told(self, scene: Scene) -> Path:
         """A folder for the scene, with what the functions have to know of it."""
