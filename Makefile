@@ -2,6 +2,7 @@
 # The dev set contains the embedded one in the same versions, so installing it over is additive.
 PYTHON ?= python3
 SEEDS  ?= 20
+CLOUD  ?= cloud
 CLOUD_SEEDS ?= 5
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -25,7 +26,7 @@ test: $(VENV)/.dev  ## the whole test suite, but for what needs an emulator
 	$(BIN)/pytest -n auto
 
 test-cloud: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## the same promises on emulators of Google Cloud: java, Google Cloud SDK, Python 3.13
-	$(BIN)/pytest -n 2 -m cloud
+	$(BIN)/pytest -n 2 -m "$(CLOUD)"
 
 emulators: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## the whole system in the cloud mode, on emulators, with its API on port 8001
 	GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.support.emulate

@@ -44,7 +44,7 @@ from tests.support.emulators import Emulator
 from tests.support.gcs import CloudStorage
 from tests.support.http_door import Answer, Asked, Behind, Door, door, dropped, lost, refused
 
-pytestmark = pytest.mark.cloud
+pytestmark = [pytest.mark.cloud, pytest.mark.slow]
 
 DATASET = "acme_bad_day"
 NOW = datetime(2124, 10, 2, 6, 30, tzinfo=UTC)

@@ -6,15 +6,12 @@ process group of its own, and ends with the process that started it, however tha
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import itertools
 import os
 import platform
 import shutil
-import signal
 import socket
-import subprocess
 import tempfile
 import time
 import urllib.request
@@ -26,20 +23,11 @@ import pytest
 
 from shared.settings import ROOT
 from tests.support.gcs import CloudStorage
+from tests.support.processes import Supervised
 
 READY_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _STARTS = 3  # a port may be taken between its choice and its use
-
-# Ends "$@" when it gets a signal, when the pipe from the starting process closes, or with "$@" itself.
-_LIVES_WITH_US = """
-exec 3<&0 </dev/null
-"$@" 3<&- &
-emulator=$!
-trap 'kill "$emulator" 2>/dev/null' TERM
-(cat <&3 >/dev/null; kill "$emulator" 2>/dev/null) >/dev/null 2>&1 &
-wait "$emulator"
-"""
 
 
 def _greets(host: str) -> bool:
@@ -245,13 +233,7 @@ class Emulator:
                 raise Missing(f"the {kind.name} emulator needs {kind.needs}")
             self.host = f"127.0.0.1:{port}"
             self._log = tempfile.TemporaryFile()  # noqa: SIM115  # `stop` closes it
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _LIVES_WITH_US, "sh", *command],
-                stdin=subprocess.PIPE,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._process = Supervised(command, self._log)
             if self._ready(kind):
                 return
             said = self._said()
@@ -260,18 +242,12 @@ class Emulator:
 
     def stop(self) -> None:
         """Ends the whole group, and waits for it."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_SECONDS)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.stop(_STOP_SECONDS)
         self._log.close()
 
     def _ready(self, kind: Kind) -> bool:
         deadline = time.monotonic() + READY_SECONDS
-        while self._process.poll() is None and time.monotonic() < deadline:
+        while self._process.running and time.monotonic() < deadline:
             # Another emulator might answer at the port: only our own log says that it is ours.
             if kind.ready in self._said() and kind.answers(self.host):
                 return True
