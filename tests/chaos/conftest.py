@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.chaos.cloud import CloudWorld
 
 SEEDS = 5  # in CI, beside a scene for every point
-CLOUD_SEEDS = 2  # in CI: on emulators a scene takes ten seconds and more
+CLOUD_SEEDS = 2  # in `make test-cloud`: on emulators a scene takes ten seconds and more
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -90,7 +90,7 @@ def every() -> None:
 
 @pytest.fixture
 def campaign() -> None:
-    """Asked for by what takes too long for CI: it is run when --seeds says how much is wanted."""
+    """Asked for by what takes long: it is run when --seeds says how much is wanted."""
 
 
 @pytest.fixture
