@@ -69,7 +69,7 @@ def open_cloud(
     from shared.vault.firestore import FirestoreVault  # noqa: PLC0415
     from shared.vault.kms import KmsKeyRing  # noqa: PLC0415
 
-    clock = clock or Clock()
+    clock, timing = clock or Clock(), timing or Timing()
     now, new_id, sleep, chance = clock.now, clock.new_id, clock.sleep, clock.random
     table = default_processors() if processors is None else processors
     project, emulators = settings.project_id, cloud.emulators
@@ -101,7 +101,7 @@ def open_cloud(
             stack.callback(jobs.close)
         accounts = _AtFirstUse(lambda: open_accounts(settings, cloud))
         stack.callback(accounts.close)
-        warehouse = _AtFirstUse(lambda: _warehouse(settings, cloud, clock, database))
+        warehouse = _AtFirstUse(lambda: _warehouse(settings, cloud, clock, timing, database))
         stack.callback(warehouse.close)
         app = App(
             runs=FirestoreRunStore(database, now=now, new_id=new_id),
@@ -120,7 +120,7 @@ def open_cloud(
             else _callers(cloud, cloud.push_account, now),
             requests_per_minute=settings.requests_per_minute,
             failed_keys_per_minute=settings.failed_keys_per_minute,
-            timing=timing or Timing(),
+            timing=timing,
             project_id=project,
             environment=settings.environment,
             code_version=VERSION,
@@ -181,7 +181,7 @@ def _callers(
 
 
 def _warehouse(
-    settings: Settings, cloud: CloudSettings, clock: Clock, database: Database
+    settings: Settings, cloud: CloudSettings, clock: Clock, timing: Timing, database: Database
 ) -> Warehouse:
     from shared.warehouse.bigquery import BigQueryWarehouse  # noqa: PLC0415  # who loads pays for it
     from shared.warehouse.firestore_leases import FirestoreLeases  # noqa: PLC0415
@@ -197,7 +197,10 @@ def _warehouse(
         sleep=sleep,
         random=chance,
         location=cloud.location,
-        leases=FirestoreLeases(database, now=now, new_id=new_id, sleep=sleep, random=chance),
+        # Whoever dies in a commit holds its dataset no longer than its attempt.
+        leases=FirestoreLeases(
+            database, now=now, new_id=new_id, sleep=sleep, random=chance, hold=timing.lease
+        ),
         scratch=settings.data,
         memory_limit=f"{settings.memory_mb}MB",
         maximum_bytes_billed=cloud.max_bytes_billed,

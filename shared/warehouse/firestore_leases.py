@@ -16,7 +16,6 @@ from shared.firestore import Database, Path, Write, changed, created
 from shared.warehouse.leases import ThreadLeases
 
 LEASES = "leases"
-HOLD = timedelta(minutes=5)  # a commit takes seconds; of a large slice, a minute
 _PAUSE = 1.0  # seconds, at most and by half of it more, between two looks
 
 
@@ -31,8 +30,9 @@ class FirestoreLeases:
         sleep: Callable[[float], None],
         random: Callable[[], float],
         new_id: Callable[[], str],
-        hold: timedelta = HOLD,
+        hold: timedelta,
     ) -> None:
+        """`hold` is how long a lease lasts: a commit takes seconds, of a large slice a minute."""
         self._db = database
         self._now = now
         self._sleep = sleep

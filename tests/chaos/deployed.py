@@ -10,7 +10,6 @@ import json
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any
 import msgspec
 
 import main
-from shared.app import App
 from shared.bootstrap import ENGINE_KEY, once
 from shared.bootstrap.cloud import open_cloud
 from shared.core.message import open_envelope
@@ -149,19 +147,8 @@ def _open(points: Points) -> Engine:
     settings = read_settings()
     assert settings.cloud is not None
     return open_cloud(
-        settings, settings.cloud, timing=TIMING, wrap=lambda app: wrapped(_hasty(app), points)
+        settings, settings.cloud, timing=TIMING, wrap=lambda app: wrapped(app, points)
     ).engine
-
-
-def _hasty(app: App) -> App:
-    """The leases of the warehouse, too, end in seconds: who dies in a commit holds one for minutes."""
-
-    def warehouse() -> Any:
-        made: Any = app.warehouse()
-        made._leases._hold = TIMING.lease
-        return made
-
-    return replace(app, warehouse=warehouse)
 
 
 def __getattr__(name: str) -> Any:
