@@ -41,6 +41,7 @@ class Server:
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._listening.getsockname()[1]}"
         self._sockets: dict[int, Any] = {}
+        self._left: dict[int, Any] = {}
         self._server: Any = create_server(
             _application(embedded),
             map=self._sockets,
@@ -55,10 +56,13 @@ class Server:
 
     def close(self) -> None:
         """Accepts no more, lets the requests that are here end (10 s), and stops. Twice is once."""
+        from waitress import wasyncore  # noqa: PLC0415  # only who serves pays for it
+
         server, loop = self._server, self._loop
         if not loop.is_alive():
             return
-        # What the loop selects on is closed in the loop's own thread; without sockets it ends.
+        # What the loop selects on is taken from it in its own thread; without sockets it ends. The
+        # trigger is closed after that: an earlier pull may run a thunk before its own pull writes.
         server.trigger.pull_trigger(self._refuse)
         until = time.monotonic() + DRAIN_SECONDS
         while time.monotonic() < until and any(
@@ -67,17 +71,17 @@ class Server:
         ):
             time.sleep(0.02)
         server.task_dispatcher.shutdown()
-        server.trigger.pull_trigger(self._close_sockets)
+        server.trigger.pull_trigger(self._leave)
         loop.join(DRAIN_SECONDS)
+        wasyncore.close_all(self._left)
 
     def _refuse(self) -> None:
         self._server.del_channel()
         self._listening.close()
 
-    def _close_sockets(self) -> None:
-        from waitress import wasyncore  # noqa: PLC0415  # only who serves pays for it
-
-        wasyncore.close_all(self._sockets)
+    def _leave(self) -> None:
+        self._left.update(self._sockets)
+        self._sockets.clear()
 
 
 def dev(host: str, port: int) -> None:
