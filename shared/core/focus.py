@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from shared.core.focus_columns import COLUMNS, SUBCATEGORIES
 
+TABLE = "focus_costs"
 VERSIONS = ("0.5", "1.0", "1.1", "1.2", "1.3", "1.4")
 PREVIEW = "1.0-preview"
 COSTS = ("BilledCost", "ContractedCost", "EffectiveCost", "ListCost")
@@ -100,6 +101,62 @@ def columns() -> Mapping[str, FocusColumn]:
             allowed=_allowed(name, allowed),
         )
     return MappingProxyType(found)
+
+
+class CostBasis(StrEnum):
+    """How the money of a row is known, the most trustworthy first."""
+
+    PROVIDER_REPORTED = "provider_reported"  # the provider's own answer on costs
+    PROVIDER_EXPORT = "provider_export"  # its billing export
+    AGREED_PRICE = "agreed_price"  # the price of a plan, as the organization entered it
+    GATEWAY_ESTIMATE = "gateway_estimate"  # what a gateway made of the usage it saw
+    LIST_PRICE_ESTIMATE = "list_price_estimate"  # usage times a rate card
+
+
+class OwnColumn(NamedTuple):
+    """A column of ours that every row of the FOCUS table has."""
+
+    name: str
+    nullable: bool
+    description: str
+    allowed: frozenset[str] = frozenset()
+
+
+# All of them text. Where the row was consolidated is told by the lineage columns; `x_source_` tells of
+# the row that it was made from.
+OWN = (
+    OwnColumn(
+        "x_cost_basis",
+        nullable=False,
+        description="How the money is known.",
+        allowed=frozenset(CostBasis),
+    ),
+    OwnColumn(
+        "x_row_id",
+        nullable=False,
+        description="The same row has the same id in every run: a hash of what tells it apart.",
+    ),
+    OwnColumn(
+        "x_source_credential_id",
+        nullable=False,
+        description="The credential that the source was read with.",
+    ),
+    OwnColumn(
+        "x_source_file",
+        nullable=True,
+        description="The delivered file that the row stands in, where there are files.",
+    ),
+    OwnColumn(
+        "x_source_pipeline_id",
+        nullable=False,
+        description="The pipeline that loaded the source.",
+    ),
+)
+
+
+def required(column: FocusColumn) -> bool:
+    """May no row of the FOCUS table be without it? So for what every version of today demands."""
+    return column.level is Level.MANDATORY and not column.nullable and column.until is None
 
 
 def _allowed(name: str, cell: str) -> frozenset[str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from msgspec import Meta
 
-from shared.core import typed
+from shared.core import focus, typed
 from shared.core.lineage import LINEAGE_COLUMNS
 from shared.core.nearmiss import did_you_mean
 from shared.core.places import UNREAD, Path
@@ -27,6 +27,7 @@ from shared.core.yaml import Source
 from shared.core.yaml import read as read_yaml
 from shared.errors import ConfigError, Fault, Terminal
 from shared.warehouse import Column, ColumnType, NullRule, Table, Value, googlesql
+from shared.warehouse.focus_table import focus_columns, own_faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -69,16 +70,21 @@ class _Header(Record, frozen=True, kw_only=True):
     procedure: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,127}$")]
     description: str
     output: _Name
-    columns: dict[_Name, _ColumnKind]
+    columns: dict[_Name, _ColumnKind] = {}
     parameters: dict[_Name, ParameterType] = {}
     totals: tuple[_Name, ...] = ()
     currency: _Name | None = None
     rows: RowRule = RowRule.SAME
 
+    @property
+    def output_columns(self) -> tuple[Column, ...]:
+        own = tuple(_column(*item) for item in self.columns.items())
+        return (*focus_columns(), *own) if self.output == focus.TABLE else own
+
 
 @dataclass(frozen=True, kw_only=True)
 class Procedure:
-    """A procedure that has no faults. `version` changes with any change of its text."""
+    """A procedure that has no faults. `version` changes with its text and with the output's columns."""
 
     name: str
     description: str
@@ -112,18 +118,25 @@ def parse_procedure(text: str, file: str) -> Procedure:
     faults = _mismatches(header, parsed.tree, parsed.parameters, source)
     if faults:
         raise ConfigError(faults)
+    output = Table(header.output, header.output_columns)
     return Procedure(
         name=header.procedure,
         description=header.description,
-        output=Table(header.output, tuple(_column(*item) for item in header.columns.items())),
+        output=output,
         parameters=header.parameters,
         used=parsed.parameters,
         totals=header.totals,
         currency=header.currency,
         rows=header.rows,
         select=parsed.tree,
-        version=f"{header.procedure}@{sha256(text.encode()).hexdigest()[:12]}",
+        version=f"{header.procedure}@{_digest(text, output)}",
     )
+
+
+def _digest(text: str, output: Table) -> str:
+    """Of the file, and of the columns that it does not list."""
+    columns = "\n".join(f"{column.name} {column.type} {column.null}" for column in output.columns)
+    return sha256(f"{text}\n{columns}".encode()).hexdigest()[:12]
 
 
 class Procedures:
@@ -183,23 +196,27 @@ def _header_faults(header: _Header, source: Source) -> Iterator[tuple[Path, str]
     stem = source.file.rsplit("/", 1)[-1].removesuffix(".sql")
     if header.procedure != stem:
         yield ("procedure",), f"procedure {header.procedure!r} must be named as its file, {stem!r}"
-    if not header.columns:
-        yield ("columns",), "columns: must name at least one column"
+    if not header.output_columns:
+        yield (), "columns: must name at least one column"
+    if header.output == focus.TABLE:
+        for name, fault in own_faults(header.columns).items():
+            yield ("columns", name), f"column {name!r} {fault}"
     for name in header.columns:
         if name.lower() in _RESERVED:
             yield ("columns", name), f"column {name!r} is stamped by the writer"
     for name in header.parameters:
         if name in GIVEN:
             yield ("parameters", name), f"parameter {name!r} is given by the writer"
+    kinds = {column.name: column.type for column in header.output_columns}
     for name in header.totals:
-        if header.columns.get(name, "").partition(" ")[0] != ColumnType.DECIMAL:
+        if kinds.get(name) is not ColumnType.DECIMAL:
             yield ("totals",), f"totals: {name!r} is not a decimal column"
-    if header.currency is not None and header.currency not in header.columns:
+    if header.currency is not None and header.currency not in kinds:
         yield ("currency",), f"currency: {header.currency!r} is not a column"
 
 
 def _column_faults(header: _Header, selected: tuple[str, ...]) -> Iterator[str]:
-    wanted = {*header.columns, RUN_DATE}
+    wanted = {*(column.name for column in header.output_columns), RUN_DATE}
     for name in sorted(wanted - set(selected)):
         yield f"the SELECT has no column {name!r}"
     for name in selected:

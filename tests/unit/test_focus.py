@@ -1,14 +1,9 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import yaml
 
 from shared.core import focus
 from shared.core.focus import FocusType, Level
-
-PROCEDURES = Path(__file__).parents[2] / "configs" / "system" / "procedures"
 
 
 def test_the_internal_shape_is_1_4_and_the_two_columns_that_it_removed() -> None:
@@ -77,17 +72,3 @@ def test_one_old_name_does_not_excuse_a_column_that_is_missing() -> None:
 def test_a_header_that_lost_mandatory_columns_keeps_its_version() -> None:
     header = {*focus.of_version("1.2")} - {"ProviderName", "PublisherName", "BilledCost"}
     assert focus.detect(header) == "1.2"
-
-
-def test_the_consolidated_table_is_the_internal_shape_column_for_column() -> None:
-    for path in PROCEDURES.glob("focus_from_*.sql"):
-        header = yaml.safe_load(path.read_text().partition("/*")[2].partition("*/")[0])
-        columns: dict[str, str] = header["columns"]
-        for column in focus.columns().values():
-            required = (
-                column.level is Level.MANDATORY and not column.nullable and column.until is None
-            )
-            wanted = f"{column.type}{' finding' if required else ''}"
-            assert columns.pop(column.name) == wanted, (path.name, column.name)
-        assert all(name.startswith("x_") for name in columns), path.name
-        assert header["totals"] == list(focus.COSTS), path.name

@@ -8,17 +8,19 @@ from pathlib import Path as FilePath
 
 import pytest
 
+from shared.core import focus
 from shared.errors import ConfigError, Terminal
 from shared.settings import ROOT
 from shared.warehouse import Column, ColumnType, NullRule, Table, googlesql
 from shared.warehouse.bigquery_procedure import create_procedure
+from shared.warehouse.focus_table import focus_columns
 from shared.warehouse.procedure import RowRule, bind, parse_procedure, proof
 from tests.support.statements import faults as faults_of_sql
 
 GOOD = """/*
 procedure: focus_from_aws
 description: AWS' rows as rows of the FOCUS table.
-output: focus_costs
+output: aws_costs
 totals: [BilledCost]
 currency: BillingCurrency
 parameters: {issuer: STRING, since: DATE}
@@ -52,7 +54,7 @@ def faults(text: str, file: str = FILE) -> list[str]:
 def test_a_procedure_says_what_it_writes_and_what_it_needs() -> None:
     made = parse_procedure(GOOD, FILE)
     assert made.output == Table(
-        "focus_costs",
+        "aws_costs",
         (
             Column("BilledCost", ColumnType.DECIMAL, NullRule.FINDING),
             Column("BillingCurrency"),
@@ -83,7 +85,7 @@ def test_the_proof_sums_the_source_and_nothing_else() -> None:
 
 
 def test_all_faults_of_a_header_are_told_with_their_lines() -> None:
-    text = GOOD.replace("output: focus_costs", "outptu: focus_costs")
+    text = GOOD.replace("output: aws_costs", "outptu: aws_costs")
     text = text.replace("BillingCurrency: text", "BillingCurrency: txt")
     found = faults(text)
     assert any(fault.startswith(f"{FILE}:4:1") and "outptu" in fault for fault in found)
@@ -111,8 +113,8 @@ def test_all_faults_of_a_header_are_told_with_their_lines() -> None:
         ("  BilledCost,", "  BilledCost * RAND() AS BilledCost,", "not the same the next time"),
         (">= @since", ">= CURRENT_DATE() AND @since IS NOT NULL", "not the same the next time"),
         ("@issuer)", "read_text(@issuer))", "READ_TEXT is not a function"),
-        ("-- a remark", "DELETE FROM focus_costs WHERE TRUE;", "one SELECT"),
-        ("FROM source\n", "FROM source; DROP TABLE focus_costs", "one SELECT"),
+        ("-- a remark", "DELETE FROM aws_costs WHERE TRUE;", "one SELECT"),
+        ("FROM source\n", "FROM source; DROP TABLE aws_costs", "one SELECT"),
         ("FROM source\n", "FROM WHERE source\n", "line 2"),
         ("= @org_slug", "= ?", "use @name"),
         ("= @org_slug", "= @@project_id", "system variable"),
@@ -186,7 +188,62 @@ def test_bigquery_gets_one_transaction_that_judges_before_it_changes_anything() 
     assert body.count("COMMIT TRANSACTION") == 1
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/system/procedures").glob("*.sql")))
+SHIPPED = sorted((ROOT / "configs/system/procedures").glob("*.sql"))
+# One that fills the FOCUS table, and names no column but its own.
+FOCUS = f"""/*
+procedure: focus_from_test
+description: Rows of a test as rows of the FOCUS table.
+output: focus_costs
+totals: [BilledCost]
+currency: BillingCurrency
+columns: {{x_Own: json}}
+*/
+WITH source AS (SELECT * FROM test_costs)
+SELECT {", ".join(column.name for column in focus_columns())},
+  x_Own, x_pipeline_run_date AS _run_date
+FROM source
+"""
+
+
+def test_a_procedure_of_the_focus_table_names_only_the_columns_it_adds() -> None:
+    made = parse_procedure(FOCUS, "focus_from_test.sql")
+    assert made.output == Table("focus_costs", (*focus_columns(), Column("x_Own", ColumnType.JSON)))
+    known = {column.name: column for column in focus_columns()}
+    assert list(known)[:67] == list(focus.columns())
+    assert known["BilledCost"][1:3] == (ColumnType.DECIMAL, NullRule.FINDING)
+    assert known["ProviderName"].null is NullRule.ALLOWED
+    assert known["x_row_id"].null is NullRule.FINDING
+
+
+@pytest.mark.parametrize(
+    ("columns", "fault"),
+    [
+        ("{Own: json}", "'Own' must begin with 'x_'"),
+        ("{x_Own: json, BilledCost: decimal}", "'BilledCost' is one of the FOCUS table already"),
+        ("{x_Own: json, x_ROW_ID: text}", "'x_ROW_ID' is one of the FOCUS table already"),
+        ("{x_Own: json, x_run_id: text}", "stamped by the writer"),
+    ],
+)
+def test_what_it_adds_is_its_own(columns: str, fault: str) -> None:
+    found = faults(FOCUS.replace("{x_Own: json}", columns), "focus_from_test.sql")
+    assert any(fault in text for text in found), found
+
+
+def test_it_has_to_select_every_column_of_the_focus_table() -> None:
+    found = faults(FOCUS.replace("ChargeClass, ", ""), "focus_from_test.sql")
+    assert found == ["focus_from_test.sql the SELECT has no column 'ChargeClass'"]
+
+
+def test_sources_that_add_a_column_of_one_name_add_the_same_one() -> None:
+    added: dict[str, ColumnType] = {}
+    for path in SHIPPED:
+        output = parse_procedure(path.read_text(), path.name).output
+        if output.name == focus.TABLE:
+            for column in output.columns:
+                assert added.setdefault(column.name, column.type) is column.type, column.name
+
+
+@pytest.mark.parametrize("path", SHIPPED)
 def test_what_is_shipped_is_googlesql_of_ours(path: FilePath) -> None:
     shipped = parse_procedure(path.read_text(), path.name)
     assert faults_of_sql(create_procedure(shipped, "acme_prod")) == []

@@ -6,83 +6,11 @@ rows: same
 totals: [BilledCost, ContractedCost, EffectiveCost, ListCost]
 currency: BillingCurrency
 columns:
-  AllocatedMethodDetails: json
-  AllocatedMethodId: text
-  AllocatedResourceId: text
-  AllocatedResourceName: text
-  AllocatedTags: json
-  AvailabilityZone: text
-  BilledCost: decimal finding
-  BillingAccountId: text finding
-  BillingAccountName: text
-  BillingAccountType: text
-  BillingCurrency: text finding
-  BillingPeriodEnd: timestamp finding
-  BillingPeriodStart: timestamp finding
-  CapacityReservationId: text
-  CapacityReservationStatus: text
-  ChargeCategory: text finding
-  ChargeClass: text
-  ChargeDescription: text
-  ChargeFrequency: text
-  ChargePeriodEnd: timestamp finding
-  ChargePeriodStart: timestamp finding
-  CommitmentDiscountCategory: text
-  CommitmentDiscountId: text
-  CommitmentDiscountName: text
-  CommitmentDiscountQuantity: decimal
-  CommitmentDiscountStatus: text
-  CommitmentDiscountType: text
-  CommitmentDiscountUnit: text
-  CommitmentProgramEligibilityDetails: json
-  ConsumedQuantity: decimal
-  ConsumedUnit: text
-  ContractApplied: json
-  ContractedCost: decimal finding
-  ContractedUnitPrice: decimal
-  EffectiveCost: decimal finding
-  HostProviderName: text
-  InvoiceDetailId: text
-  InvoiceId: text
-  InvoiceIssuerName: text finding
-  ListCost: decimal finding
-  ListUnitPrice: decimal
-  PricingCategory: text
-  PricingCurrency: text
-  PricingCurrencyContractedUnitPrice: decimal
-  PricingCurrencyEffectiveCost: decimal
-  PricingCurrencyListUnitPrice: decimal
-  PricingQuantity: decimal
-  PricingUnit: text
-  ProviderName: text
-  PublisherName: text
-  RegionId: text
-  RegionName: text
-  ResourceId: text
-  ResourceName: text
-  ResourceType: text
-  ServiceCategory: text finding
-  ServiceName: text finding
-  ServiceProviderName: text finding
-  ServiceSubcategory: text
-  SkuId: text
-  SkuMeter: text
-  SkuPriceDetails: json
-  SkuPriceId: text
-  SubAccountId: text
-  SubAccountName: text
-  SubAccountType: text
-  Tags: json
   x_CostCategories: json
   x_Discounts: json
   x_Operation: text
   x_ServiceCode: text
   x_UsageType: text
-  x_cost_basis: text
-  x_row_id: text
-  x_source_credential_id: text
-  x_source_file: text
-  x_source_pipeline_id: text
 */
 -- Every row is taken: a refund, a credit or a negative cost is a row like any other. Enumerations and
 -- periods stay as AWS writes them; AWS' period ends are exclusive already, as FOCUS wants them.
