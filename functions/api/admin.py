@@ -26,7 +26,7 @@ from shared.core.record import Json, Record
 from shared.core.secret import Secret
 from shared.errors import Conflict, Fault, Invalid, NotFound, Terminal
 
-_NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
+NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
@@ -180,28 +180,34 @@ def put_credential(
     """Stores a new version of the credential, sealed, and makes it the active one."""
     _organization(call, org)
     faults = [
-        Fault(name, f"{value!r} is not a name ({_NAME})")
+        Fault(name, f"{value!r} is not a name ({NAME})")
         for name, value in (("provider", provider), ("credential_id", credential_id))
-        if not re.fullmatch(_NAME, value)
+        if not re.fullmatch(NAME, value)
     ]
     if faults:
         raise Invalid("the credential cannot be stored", faults)
     secret = Secret(msgspec.json.encode(body.secret))
-    info = call.engine.app.vault.put(org, provider, credential_id, secret, body.metadata)
+    target = f"{provider}/{credential_id}"
+    with call.elsewhere("credential.store", org, target):
+        info = call.engine.app.vault.put(org, provider, credential_id, secret, body.metadata)
     before: dict[str, Json] | None = {"version": info.version - 1} if info.version > 1 else None
     after: dict[str, Json] = {"version": info.version}
-    call.note(Change(org, "credential.stored", f"{provider}/{credential_id}", before, after))
+    call.note(Change(org, "credential.stored", target, before, after))
     return answer(info, 201 if info.version == 1 else 200)
 
 
 def deactivate_credential(call: Call, org: str, provider: str, credential_id: str) -> Response:
     """Runs cannot use it any more; its versions are kept."""
-    if not call.engine.app.vault.deactivate(org, provider, credential_id):
-        raise NotFound(
-            f"organization {org!r} has no active {provider} credential {credential_id!r}",
-            code="credential_not_found",
-        )
-    target = f"{provider}/{credential_id}"
+    vault, target = call.engine.app.vault, f"{provider}/{credential_id}"
+    missing = NotFound(
+        f"organization {org!r} has no active {provider} credential {credential_id!r}",
+        code="credential_not_found",
+    )
+    if vault.info(org, provider, credential_id) is None:
+        raise missing
+    with call.elsewhere("credential.deactivate", org, target):
+        if not vault.deactivate(org, provider, credential_id):
+            raise missing
     call.note(Change(org, "credential.deactivated", target, {"active": True}, {"active": False}))
     return Response(status=204)
 
@@ -209,10 +215,11 @@ def deactivate_credential(call: Call, org: str, provider: str, credential_id: st
 def rewrap_keys(call: Call, org: str) -> Response:
     """Wraps the organization's data keys with the newest key of the key ring."""
     _organization(call, org)
-    try:
-        count = call.engine.app.vault.rewrap(org)
-    except Terminal as error:
-        raise Conflict(str(error), code=error.code) from error
+    with call.elsewhere("data_keys.rewrap", org, org):
+        try:
+            count = call.engine.app.vault.rewrap(org)
+        except Terminal as error:
+            raise Conflict(str(error), code=error.code) from error
     call.note(Change(org, "data_keys.rewrapped", org, None, {"data_keys": count}))
     return answer(RewrappedView(rewrapped=count))
 

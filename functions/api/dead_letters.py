@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
@@ -71,8 +72,9 @@ def show_letter(call: Call, letter_id: str) -> Response:
 
 def redrive_letter(call: Call, letter_id: str) -> Response:
     """Publishes the message again. It is parked again if still nobody can handle it."""
-    if not call.engine.app.bus.redrive(letter_id):
-        raise _unknown(letter_id)
+    with _changing(call, "dead_letter.redrive", letter_id):
+        if not call.engine.app.bus.redrive(letter_id):
+            raise _unknown(letter_id)
     call.engine.app.log.info("dead_letter.redriven", letter=letter_id)
     call.note(Change(None, "dead_letter.redriven", letter_id, {"parked": True}, {"parked": False}))
     return Response(status=204)
@@ -80,11 +82,18 @@ def redrive_letter(call: Call, letter_id: str) -> Response:
 
 def drop_letter(call: Call, letter_id: str) -> Response:
     """Deletes the message for good. What it was for, the tick sees to."""
-    if not call.engine.app.bus.drop(letter_id):
-        raise _unknown(letter_id)
+    with _changing(call, "dead_letter.drop", letter_id):
+        if not call.engine.app.bus.drop(letter_id):
+            raise _unknown(letter_id)
     call.engine.app.log.info("dead_letter.dropped", letter=letter_id)
     call.note(Change(None, "dead_letter.dropped", letter_id, {"parked": True}, None))
     return Response(status=204)
+
+
+def _changing(call: Call, asked: str, letter_id: str) -> AbstractContextManager[None]:
+    if call.engine.app.bus.dead_letter(letter_id) is None:
+        raise _unknown(letter_id)  # nothing is changed, so nothing is noted
+    return call.elsewhere(asked, None, letter_id)
 
 
 def _row(letter: DeadLetter) -> dict[str, Any]:

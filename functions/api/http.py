@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from math import ceil, isfinite
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from shared.errors import (
     Forbidden,
     Invalid,
     NotFound,
+    RequestError,
     TooLarge,
     TooMany,
     Unauthenticated,
@@ -55,11 +57,24 @@ class Call(NamedTuple):
         app = self.engine.app
         return Author(self.key.key_id, self.key.name, self.request_id, app.now(), app.new_id())
 
-    def note(self, change: Change) -> None:
-        """Leaves the entry of a change in another store than the accounts': right after it.
+    @contextmanager
+    def elsewhere(self, asked: str, org: str | None, target: str) -> Iterator[None]:
+        """A change in another store than the accounts', with which the audit shares no transaction.
 
-        A process that dies in between leaves none, and its caller no answer; the log has the request.
+        That it was asked for is an entry before it, and `note` has to leave another when it is done; a
+        refusal is one too. Of what was asked and neither done nor refused nobody knows: whoever did it
+        died, or could not reach a store.
         """
+        change = Change(org, asked, target, None, {"asked": True})
+        self.note(change)
+        try:
+            yield
+        except RequestError as error:
+            self.note(change._replace(after={"refused": error.code}))
+            raise
+
+    def note(self, change: Change) -> None:
+        """Leaves the entry of a change that was made in another store."""
         self.engine.app.accounts.note(self.author, change)
 
     def body(self, kind: type[R]) -> R:

@@ -69,7 +69,9 @@ def test_every_change_says_who_made_it_when_and_what_was_before(
         "key.created",
         "key.rotated",
         "key.revoked",
+        "credential.store",
         "credential.stored",
+        "credential.deactivate",
         "credential.deactivated",
     ]
     suspended = entries[2]
@@ -81,6 +83,25 @@ def test_every_change_says_who_made_it_when_and_what_was_before(
     assert len({entry["key_id"] for entry in entries}) == 1
     assert secret not in str(reply.json)
     assert made["api_key"].rpartition("_")[2] not in str(reply.json)
+
+
+def test_a_change_in_another_store_is_noted_before_it_is_made_and_after(
+    system: System, tenant: Tenant
+) -> None:
+    path = f"/admin/orgs/{tenant.slug}/credentials/aws"
+    request = {"X-Request-Id": "two-entries"}
+    assert system.call("PUT", f"{path}/main", {"secret": {"a": 1}}, headers=request).status == 201
+    assert system.call("PUT", f"{path}/none", {"secret": {"a": 1}}).status == 400
+    assert system.call("DELETE", f"{path}/none").status == 404
+    entries = system.call("GET", f"/admin/audit?org={tenant.slug}").json["entries"][::-1]
+    told = [(entry["verb"], entry["target"], entry["after"]) for entry in entries[2:]]
+    assert told == [
+        ("credential.store", "aws/main", {"asked": True}),
+        ("credential.stored", "aws/main", {"version": 1}),
+        ("credential.store", "aws/none", {"asked": True}),
+        ("credential.store", "aws/none", {"refused": "invalid_request"}),
+    ]
+    assert [entry["request_id"] for entry in entries[2:4]] == ["two-entries"] * 2
 
 
 def test_the_audit_is_paged_and_for_operators_only(system: System, tenant: Tenant) -> None:
