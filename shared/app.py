@@ -38,7 +38,7 @@ class App:
     of a push or a tick and the URL of its endpoint, and raises where it is not one of ours; without it
     whoever reaches the endpoint is let in: embedded there is none, and emulators sign nothing.
     `requests_per_minute` are those of one key, `failed_keys_per_minute` those of one address with keys
-    that are not valid, at one process of the API.
+    that are not valid, at one process of the API; `followers` may wait for lines there at once.
     """
 
     runs: RunStore
@@ -63,3 +63,4 @@ class App:
     callers: Callable[[str, str], None] | None = None
     requests_per_minute: int = 12_000
     failed_keys_per_minute: int = 60
+    followers: int = 4  # half the threads of a process

@@ -132,7 +132,11 @@ class Mismatch(RequestError):
 
 
 class QuotaExceeded(RequestError):
-    """A limit of the plan is reached; `retry_after` says when it is worth coming back."""
+    """A limit of the plan is reached; `retry_after` says when it is worth coming back.
+
+    That is `reset_at` where there is one. Where a run has to end first nobody knows when, and there may
+    be no room yet.
+    """
 
     status = 429
     code = "quota_exceeded"
@@ -354,8 +358,8 @@ CODES: Mapping[str, Code] = {
     ),
     "credential_gone": Code(
         (409,),
-        "The credential of the run is not active any more.",
-        "Store it again, or retry the run with the mode rerun.",
+        "The credential of the run is not active any more; a retry in either mode would use it.",
+        "Store it again, or start a new run with another credential.",
     ),
     "unsealable": Code(
         (409,),
@@ -380,12 +384,18 @@ CODES: Mapping[str, Code] = {
     "quota_exceeded": Code(
         (429,),
         "A limit of the organization's plan is reached: `limit_type`, `limit` and `used` say which.",
-        "Wait as long as Retry-After says; `reset_at` is when a day or a month begins.",
+        "Wait as long as Retry-After says: to `reset_at`, when the day or the month begins, or, where a run"
+        " has to end first and nobody knows when, until it is worth asking again.",
     ),
     "rate_limited": Code(
         (429,),
         "Requests with this key come faster than they are taken.",
         "Wait as long as Retry-After says, and slow down as the header RateLimit asks.",
+    ),
+    "too_many_followers": Code(
+        (429,),
+        "As many requests as this process of the API lets wait do wait for the lines of runs.",
+        "Wait as long as Retry-After says, or ask without `follow`.",
     ),
     "too_many_attempts": Code(
         (429,),

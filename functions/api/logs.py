@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from enum import StrEnum
 from itertools import chain, islice
 from typing import Annotated
@@ -17,6 +18,7 @@ from functions.api.http import MAX_PAGE, Call, answer
 from shared.core.record import Record
 from shared.engine import logs as lines_of
 from shared.engine.logs import LineFilter, LineView
+from shared.errors import TooMany
 from shared.log import Level
 
 _COLUMNS = ("time", "severity", "step_id", "attempt", "message", "fields")
@@ -72,9 +74,17 @@ def logs(call: Call, org: str, run_id: str, query: LogsQuery) -> Response:
     A step's lines are stored with each renewal of its lease and with its end. Go on with `next` until
     it is null: then the run has ended, and this was all. A page may be empty before.
     """
-    read = lines_of.follow if query.follow else lines_of.page
-    where = _filter(query)
-    return answer(read(call.engine.app, org, run_id, where, query.limit, query.cursor))
+    asked = (call.engine.app, org, run_id, _filter(query), query.limit, query.cursor)
+    if not query.follow:
+        return answer(lines_of.page(*asked))
+    with call.engine.followers.one() as place:
+        if not place:
+            raise TooMany(
+                f"{call.engine.app.followers} requests wait for lines at this process already",
+                retry_after=timedelta(seconds=lines_of.FOLLOW_SECONDS),
+                code="too_many_followers",
+            )
+        return answer(lines_of.follow(*asked))
 
 
 def download_logs(call: Call, org: str, run_id: str, query: DownloadQuery) -> Response:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.text import Text
 
 from shared.cli import show
-from shared.cli.client import Answer
+from shared.cli.client import Answer, Refused
 from shared.cli.follow import follow, said
 from shared.cli.options import AsJson, Org, Session, pairs, session
 from shared.cli.show import Cell, Column
@@ -223,14 +224,29 @@ def _pages(talk: Session, run_id: str, query: dict[str, str | None]) -> Iterator
     """The lines there are; and where one follows, those that come, until the run ends."""
     cursor = None
     while True:
-        asked = {**query, "cursor": cursor}
-        answer = talk.client.get("pipelines", "logs", talk.org, run_id, query=asked)
+        answer = _page(talk, run_id, {**query, "cursor": cursor})
         yield answer
         new = answer.body["next"]
         # At the end of a run at work the cursor stays where it is.
         if new is None or (new == cursor and "follow" not in query):
             return
         cursor = new
+
+
+def _page(
+    talk: Session,
+    run_id: str,
+    query: dict[str, str | None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Answer:
+    """The lines behind the cursor; where too many others follow, as soon as there is a place."""
+    while True:
+        try:
+            return talk.client.get("pipelines", "logs", talk.org, run_id, query=query)
+        except Refused as refused:
+            if (refused.answer.body or {}).get("error") != "too_many_followers":
+                raise
+            sleep(float(refused.answer.headers["retry-after"]))
 
 
 def history(

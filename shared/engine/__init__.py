@@ -6,7 +6,7 @@ from functools import cached_property
 
 from shared.app import App
 from shared.engine.advance import Coordinator
-from shared.engine.limit import Limit
+from shared.engine.limit import Limit, Places
 from shared.engine.work import Worker
 
 
@@ -33,6 +33,11 @@ class Engine:
     def failed_keys(self) -> Limit:
         """Requests from one address with a key that is none."""
         return Limit(self.app.failed_keys_per_minute, self.app.monotonic)
+
+    @cached_property
+    def followers(self) -> Places:
+        """Of those who wait for the lines of a run."""
+        return Places(self.app.followers)
 
     def close(self) -> None:
         """Ends the worker's thread, if there is one."""

@@ -1,13 +1,14 @@
-"""How fast one caller may be, in this process: token buckets, as many as fit into bounded memory.
+"""How fast one caller may be in this process, and how many may wait in it.
 
-Each process counts for itself. What an organization may use altogether is its quota, which accounts keep.
+Token buckets, as many as fit into bounded memory. Each process counts for itself. What an organization may use altogether is its quota, which accounts keep.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -58,3 +59,20 @@ class Limit:
             full_in=timedelta(seconds=spent / self._per_second),
             wait=timedelta(seconds=wait),
         )
+
+
+class Places:
+    """So many may wait at once: whoever waits keeps a thread from everybody else's requests."""
+
+    def __init__(self, count: int) -> None:
+        self._free = threading.BoundedSemaphore(count)
+
+    @contextmanager
+    def one(self) -> Iterator[bool]:
+        """A place as long as the `with`; False when none is free."""
+        taken = self._free.acquire(blocking=False)
+        try:
+            yield taken
+        finally:
+            if taken:
+                self._free.release()

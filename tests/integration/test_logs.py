@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import replace as replaced
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
+from shared.app import App
 from shared.core.lineage import Evidence
 from shared.core.run import EMBEDDED_TIMING, Summary
 from shared.processors import PROCESSORS
@@ -21,13 +25,16 @@ from tests.support.system import EmbeddedSystem
 ODD = ("=HYPERLINK(0)", "+1", "-1", "@SUM(A1)", "\tx", 'a "quoted", text', "two\nlines", "ключ")
 
 
-def quick(folder: Path, only: Processor) -> EmbeddedSystem:
+def quick(
+    folder: Path, only: Processor, wrap: Callable[[App], App] = lambda app: app
+) -> EmbeddedSystem:
     """A system that renews leases five times a second."""
     return EmbeddedSystem(
         folder,
         processors={**PROCESSORS, "tests.only": only},
         pipelines={"engine/tests/one.yml": PIPELINE},
         timing=replace(EMBEDDED_TIMING, heartbeat=timedelta(seconds=0.2)),
+        wrap=wrap,
     )
 
 
@@ -58,6 +65,34 @@ def test_who_follows_a_run_sees_every_line_once_and_while_it_runs(tmp_path: Path
             cursor = page["next"]
         assert system.ended("acme", run_id)["status"] == "completed"
     assert seen == list(range(20))
+
+
+def test_who_follows_where_too_many_do_is_told_and_holds_nobody_up(tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    @processor("tests.only", needs_credential=False)
+    def only(step: StepContext, config: NoConfig) -> StepResult:
+        assert go_on.wait(20)
+        step.log.info("at last")
+        return StepResult(summary=Summary(), evidence=Evidence())
+
+    with (
+        quick(tmp_path, only, wrap=lambda app: replaced(app, followers=2)) as system,
+        ThreadPoolExecutor(3) as threads,
+    ):
+        system.organization("acme")
+        run_id = system.call("POST", "/pipelines/run/acme/engine/tests/one").json["run_id"]
+        path = f"/pipelines/logs/acme/{run_id}?follow=true"
+        asked = [threads.submit(system.call, "GET", path) for _ in range(3)]
+        (first,), waiting = wait(asked, return_when=FIRST_COMPLETED)
+        refused = first.result()
+        assert (refused.status, refused.json["error"]) == (429, "too_many_followers")
+        assert refused.headers["Retry-After"] == "20"
+        assert system.call("GET", f"/pipelines/logs/acme/{run_id}").status == 200
+        go_on.set()
+        assert [one.result().json["lines"][0]["message"] for one in waiting] == ["at last"] * 2
+        assert system.ended("acme", run_id)["status"] == "completed"
+        assert system.call("GET", path).status == 200
 
 
 def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from shared.cli.client import Client, Refused, Unreachable, connect
 from shared.cli.follow import follow
+from shared.cli.options import Session
+from shared.cli.runs import _page
 from shared.cli.stop import Code, Stop
 from shared.errors import ConfigError
 from shared.settings import ClientSettings, read_client_settings
@@ -165,6 +167,19 @@ def test_an_api_that_stays_away_ends_the_following_but_not_the_run(script: Scrip
         )
     assert caught.value.code is Code.UNREACHABLE
     assert "the run may go on" in caught.value.hint
+
+
+def test_whoever_cannot_follow_for_others_waits_for_a_place(script: Script) -> None:
+    script.says(429, {"error": "too_many_followers", "detail": "x"}, Retry_After="20")
+    script.says(200, {"lines": [], "next": None})
+    slept: list[float] = []
+    talk = Session(Client(script.url, None), "acme")
+    answer = _page(talk, "r1", {"follow": "true"}, sleep=slept.append)
+    assert (answer.body["next"], slept) == (None, [20.0])
+    script.answers.clear()
+    script.says(429, {"error": "rate_limited", "detail": "x"}, Retry_After="1")
+    with pytest.raises(Refused):
+        _page(talk, "r1", {"follow": "true"}, sleep=slept.append)
 
 
 def test_the_platform_key_is_only_for_an_api_on_this_machine(tmp_path: Path) -> None:
