@@ -10,11 +10,14 @@ from typing import Any
 import msgspec
 from msgspec import inspect as nodes
 
+from functions.api.admin import NAME
 from functions.api.problems import Problem, QuotaProblem
 from functions.api.route import Route
 from shared import VERSION
 from shared.core.kinds import LISTS, bare
+from shared.core.lineage import SLUG
 from shared.core.record import Record
+from shared.engine.catalog import PART
 from shared.errors import CODES
 
 Schema = dict[str, Any]
@@ -40,15 +43,16 @@ _STATUSES = {
     500: "A fault of the engine.",
     503: "A store of the engine cannot be reached; waiting helps.",
 }
+# What it is, an example, and the form without which there is no such thing.
 _PATH_VALUES = {
-    "org": ("The slug of the organization.", "acme"),
-    "provider": ("Who is billed.", "aws"),
-    "domain": ("What is billed.", "cost"),
-    "pipeline": ("The name of the pipeline.", "billing"),
-    "run_id": ("The id of the run.", "r2c7f0e0f7c4a4d6b9a1e3c5d7"),
-    "key_id": ("The id of the key.", "0123456789ab"),
-    "credential_id": ("The name of the credential.", "main"),
-    "letter_id": ("The id of the dead letter.", "1"),
+    "org": ("The slug of the organization.", "acme", SLUG.pattern),
+    "provider": ("Who is billed.", "aws", NAME),
+    "domain": ("What is billed.", "cost", PART.pattern),
+    "pipeline": ("The name of the pipeline.", "billing", PART.pattern),
+    "run_id": ("The id of the run.", "r2c7f0e0f7c4a4d6b9a1e3c5d7", "r[0-9a-f]{25}"),
+    "key_id": ("The id of the key.", "0123456789ab", "[0-9a-f]{12}"),
+    "credential_id": ("The name of the credential.", "main", NAME),
+    "letter_id": ("The id of the dead letter.", "1", "[A-Za-z0-9_-]{1,64}"),
 }
 _REFUSALS = tuple(status for status in _STATUSES if status >= 400)
 _RATE = ("RateLimit-Policy", "RateLimit")
@@ -63,7 +67,7 @@ _HEADERS: Mapping[str, tuple[str, Schema, bool]] = {
         False,
     ),
     "Retry-After": (
-        "Seconds until it is worth coming back.",
+        "Seconds until it is worth coming back; a promise only where the limit begins anew at a time.",
         {"type": "string", "pattern": "^[1-9][0-9]*$"},
         True,
     ),
@@ -218,13 +222,13 @@ def _operation(route: Route, schemas: Mapping[str, Schema]) -> Schema:
 
 def _path_values(route: Route) -> Iterable[Schema]:
     for name in re.findall(r"<(\w+)>", route.path):
-        description, example = _PATH_VALUES[name]
+        description, example, form = _PATH_VALUES[name]
         yield {
             "name": name,
             "in": "path",
             "required": True,
             "description": description,
-            "schema": {"type": "string", "minLength": 1},
+            "schema": {"type": "string", "pattern": f"^{form}$"},
             "example": example,
         }
 

@@ -20,7 +20,7 @@ from shared.errors import ConfigError, Fault, NotFound, Unreadable
 
 SUFFIX = ".yml"
 NOT_PIPELINES = "system"
-_PART = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+PART = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _SHAPE = "a pipeline is [category/]provider/domain/pipeline.yml"
 _FORMAT = 1
 
@@ -145,8 +145,8 @@ def _wrong(path: Path, parts: tuple[str, ...]) -> str | None:
     if len(parts) not in {3, 4}:
         return f"is in the wrong place: {_SHAPE}"
     for part in (*parts[:-1], path.stem):
-        if not _PART.fullmatch(part):
-            return f"has the name {part!r} in its path, which must match {_PART.pattern}"
+        if not PART.fullmatch(part):
+            return f"has the name {part!r} in its path, which must match {PART.pattern}"
     if not S_ISREG(path.stat().st_mode):
         return "is no regular file"
     return None

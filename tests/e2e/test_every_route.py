@@ -12,6 +12,8 @@ import pytest
 from functions.api.route import Route
 from functions.api.routes import ROUTES
 from shared.accounts import Scope
+from shared.bus import Outgoing
+from shared.core.message import Topic
 from tests.e2e.conftest import Tenant
 from tests.support.system import Reply, System
 
@@ -101,6 +103,20 @@ def stranger(system: System) -> str:
     made = system.call("POST", f"/admin/orgs/{slug}/keys", {"name": "all", "scopes": ["admin"]})
     text: str = made.json["api_key"]
     return text
+
+
+def test_what_the_system_names_has_the_form_that_its_description_says(
+    system: System, walk: Walk
+) -> None:
+    system.app.bus.park(Outgoing(Topic.COMPLETIONS, b"{}", None), "why", 1)
+    (letter, *_) = system.call("GET", "/admin/dead-letters").json["dead_letters"]
+    names = {**walk.values, "letter_id": letter["id"]}
+    paths = system.call("GET", "/openapi.json", key="").json["paths"]
+    for operation in [one for methods in paths.values() for one in methods.values()]:
+        for value in operation["parameters"]:
+            if value["in"] == "path":
+                assert re.search(value["schema"]["pattern"], names[value["name"]]), value
+    system.call("DELETE", f"/admin/dead-letters/{letter['id']}")
 
 
 def test_without_a_key_no_route_but_the_open_ones_answers(system: System, walk: Walk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +62,19 @@ def test_every_time_says_that_it_is_one(described: dict[str, Any]) -> None:
     ]
     assert len(named) > 10
     assert not [one for one in named if '"date-time"' not in json.dumps(one)]
+
+
+def test_every_value_in_a_path_has_a_form_and_an_example_of_it(described: dict[str, Any]) -> None:
+    values = [
+        one
+        for methods in described["paths"].values()
+        for operation in methods.values()
+        for one in operation["parameters"]
+        if one["in"] == "path"
+    ]
+    assert len(values) > 40
+    for one in values:
+        assert re.search(one["schema"]["pattern"], one["example"]), one
 
 
 def test_every_code_has_an_example_where_it_is_told(described: dict[str, Any]) -> None:
