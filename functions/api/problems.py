@@ -46,7 +46,10 @@ class Problem(Document, frozen=True, kw_only=True):
 
 
 class QuotaProblem(Problem, frozen=True, kw_only=True):
-    """A limit of the plan is reached. `reset_at` is null when it is the end of a run that helps."""
+    """A limit of the plan is reached. `reset_at` is null when it is the end of a run that helps.
+
+    Then Retry-After is when it is worth asking again, and no promise: nobody knows when a run ends.
+    """
 
     limit_type: str
     limit: int

@@ -25,6 +25,7 @@ from functions.api.views import (
     ReservationView,
     TransitionsView,
 )
+from shared.core.message import traced
 from shared.core.record import Json, Record
 from shared.core.resume import RetryMode
 from shared.core.run import Outcome, RunStatus, Trigger
@@ -268,7 +269,7 @@ def _key(call: Call) -> str | None:
 
 
 def _trace(call: Call) -> str:
-    return call.request.headers.get("traceparent", "")[:55]
+    return traced(call.request.headers.get("traceparent", ""))
 
 
 def _links(org: str, run_id: str) -> Links:

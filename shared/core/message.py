@@ -5,6 +5,7 @@ A message of an unknown version or shape is Unreadable: the bus parks it with th
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
@@ -15,6 +16,12 @@ from shared.core.record import Document, Json
 from shared.errors import Unreadable
 
 VERSION = 1
+
+# Of a version to come the same part is known; what follows it is not. "ff" is no version.
+_TRACEPARENT = re.compile(
+    "(?P<version>(?!ff)[0-9a-f]{2})"
+    "(?P<known>-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(?P<more>-.*)?"
+)
 
 
 class Topic(StrEnum):
@@ -111,6 +118,17 @@ def decode(body: bytes, kind: type[M]) -> M:
         return _decoders[kind].decode(body)  # type: ignore[return-value]  # the table maps kind to its decoder
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise Unreadable(f"not a {kind.__name__}: {error}") from error
+
+
+def traced(header: str) -> str:
+    """The header `traceparent` as it is passed on, or "" where it is none (www.w3.org/TR/trace-context).
+
+    Of a version to come that is what this one knows of it.
+    """
+    found = _TRACEPARENT.fullmatch(header)
+    if found is None or (found["version"] == "00" and found["more"]):
+        return ""
+    return f"00{found['known']}"
 
 
 def attributes_of(run_id: str, org: str = "", trace: str = "") -> dict[str, str]:

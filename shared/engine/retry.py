@@ -79,6 +79,7 @@ def _refuse(old: Run, asked: Retry) -> None:
 
 def _wanted(app: App, asked: Retry, stored: StoredRun, run_id: str, now: datetime) -> Wanted:
     old = stored.run
+    _has_its_credential(app, stored)
     if asked.mode is RetryMode.RESUME:
         _unchanged(app, stored)
         params, plan, steps = old.params, stored.plan, kept_steps(old, stored.plan)
@@ -114,17 +115,23 @@ def _asked_before(old: Run) -> Submission:
     )
 
 
+def _has_its_credential(app: App, stored: StoredRun) -> None:
+    """Raises Conflict when the credential of the run is gone: in either mode it is that of a retry."""
+    old, provider = stored.run, stored.plan.provider
+    if old.params.credential_id == NO_CREDENTIAL:
+        return
+    info = app.vault.info(old.org, provider, old.params.credential_id)
+    if info is None or not info.active:
+        raise Conflict(
+            f"the {provider} credential {old.params.credential_id!r} of run {old.run_id} is not active"
+            " any more; store it again, or start a new run with another one",
+            code="credential_gone",
+        )
+
+
 def _unchanged(app: App, stored: StoredRun) -> None:
-    """Raises Conflict when the run cannot go on with the plan and the credential that it began with."""
+    """Raises Conflict when the run cannot go on with the plan that it began with."""
     old, plan = stored.run, stored.plan
-    if old.params.credential_id != NO_CREDENTIAL:
-        info = app.vault.info(old.org, plan.provider, old.params.credential_id)
-        if info is None or not info.active:
-            raise Conflict(
-                f"the {plan.provider} credential {old.params.credential_id!r} of run {old.run_id} is"
-                " not active any more; store it again, or start a new run with another one",
-                code="credential_gone",
-            )
     try:
         now_is = app.catalog().get(old.address).config_hash
     except NotFound as error:

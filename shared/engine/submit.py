@@ -258,7 +258,7 @@ def tombstone(run_id: str, org: str, environment: str, now: datetime) -> Run:
 def quota_exceeded(refused: Refused) -> QuotaExceeded:
     """The refusal in words, with what a client needs to come back in time."""
     until = (
-        "when one of them ends"
+        "when one of them ends, and Retry-After is when to ask again"
         if refused.reset_at is None
         else f"at {refused.reset_at:%Y-%m-%d %H:%M} UTC"
     )
@@ -330,13 +330,6 @@ def _run_id(asked: Submission, k: int) -> str:
 
 
 def _request_hash(asked: Submission) -> str:
-    said = msgspec.json.encode(
-        [
-            asked.address,
-            asked.start_date,
-            asked.end_date,
-            asked.credential_id,
-            dict(sorted(asked.parameters.items())),
-        ]
-    )
-    return sha256(said).hexdigest()
+    asks = (asked.address, asked.start_date, asked.end_date, asked.credential_id, asked.parameters)
+    # The order of an object's fields says nothing, at any depth: another order is the same request.
+    return sha256(msgspec.json.encode(asks, order="deterministic")).hexdigest()

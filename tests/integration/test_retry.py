@@ -18,7 +18,7 @@ from shared.engine.submit import tombstone
 from shared.errors import Terminal, Transient
 from shared.processors import PROCESSORS
 from shared.step import StepContext, StepResult, processor
-from shared.warehouse import Batches, Column, LoadsOf, Table
+from shared.warehouse import Batches, Column, Table
 from tests.support.system import EmbeddedSystem, Reply
 
 ADDRESS = "engine/tests/two"
@@ -150,7 +150,7 @@ def test_a_retry_replaces_what_the_old_run_loaded_whatever_the_clocks_say(
         run = two.ended(two.retry(old, mode))
         assert run["status"] == "completed", run["error"]
         assert run["created_at"] > old["created_at"]
-        (slice_,) = two.system.app.warehouse().loads("acme_test", LoadsOf(tables=("things",)))
+        (slice_,) = two.system.app.warehouse().loads("acme_test", "things")
         assert (slice_.run_id, slice_.attempt) == (run["run_id"], 1)
 
 
@@ -229,7 +229,7 @@ def test_a_run_whose_credential_is_gone_cannot_go_on(two: Two) -> None:
         assert (refused.status, refused.json["error"]) == (409, "credential_gone")
         assert re.search("engine credential 'main'", refused.json["detail"])
         refused = two.retry(run, "rerun")
-        assert (refused.status, refused.json["error"]) == (400, "credential_not_found")
+        assert (refused.status, refused.json["error"]) == (409, "credential_gone"), "in either mode"
         two.system.call("PUT", "/admin/orgs/acme/credentials/engine/main", {})
         two.broken = None
         assert two.ended(two.retry(run))["status"] == "completed"

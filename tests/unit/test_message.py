@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.core.message import PushMessage, Topic, attributes_of, given_up
+from shared.core.message import PushMessage, Topic, attributes_of, given_up, traced
 
 SOURCE = "CloudPubSubDeadLetterSource"
 
@@ -18,6 +18,32 @@ def test_only_what_is_known_is_said() -> None:
         "org": "acme",
         "traceparent": "00-1-2-01",
     }
+
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(
+    ("header", "passed_on"),
+    [
+        (f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-01"),
+        (f"01-{TRACE}-{SPAN}-00-what-is-new", f"00-{TRACE}-{SPAN}-00"),
+        (f"01-{TRACE}-{SPAN}-00", f"00-{TRACE}-{SPAN}-00"),
+        (f"01-{TRACE}-{SPAN}-00more", ""),
+        (f"00-{TRACE}-{SPAN}-01-more", ""),
+        (f"ff-{TRACE}-{SPAN}-01", ""),
+        (f"00-{TRACE.upper()}-{SPAN}-01", ""),
+        (f"00-{'0' * 32}-{SPAN}-01", ""),
+        (f"00-{TRACE}-{'0' * 16}-01", ""),
+        (f"00-{TRACE}-{SPAN}", ""),
+        (f"00-{TRACE}-{SPAN}-01,00-{TRACE}-{SPAN}-01", ""),  # the header twice
+        (f"00-{TRACE}-{SPAN}-01\n", ""),
+        ("'; DROP TABLE runs", ""),
+        ("", ""),
+    ],
+)
+def test_only_a_header_that_is_one_is_passed_on(header: str, passed_on: str) -> None:
+    assert traced(header) == passed_on
 
 
 @pytest.mark.parametrize("topic", Topic)
