@@ -134,12 +134,31 @@ class LoadedSlice(NamedTuple):
     slice: Slice
     source_version: str
     source_at: datetime
+    run_created_at: datetime
     run_id: str
     step_id: str
     attempt: int
     rows: int
     rejected: int
     committed_at: datetime
+
+
+class LoadsOf(NamedTuple):
+    """Which rows of `_loads`: those that fit all that is given.
+
+    `first` and `last` are run dates, both included; `after` is a pipeline and a credential, and stands
+    for what comes behind them.
+    """
+
+    tables: tuple[str, ...] = ()
+    pipelines: tuple[str, ...] = ()
+    credential_id: str | None = None
+    first: date | None = None
+    last: date | None = None
+    after: tuple[str, str] | None = None
+
+
+EVERY_LOAD = LoadsOf()
 
 
 class Rows(NamedTuple):
@@ -182,8 +201,13 @@ class Warehouse(Protocol):
     ) -> Rows:
         """Reads. `sql` is GoogleSQL; values come as named parameters (`@name`) only."""
 
-    def loads(self, dataset: str, table: str | None = None) -> list[LoadedSlice]:
-        """What is loaded, from `_loads`."""
+    def loads(
+        self, dataset: str, where: LoadsOf = EVERY_LOAD, limit: int = 10_000
+    ) -> list[LoadedSlice]:
+        """What is loaded, from `_loads`: at most `limit` rows of it, by pipeline, credential, table, date.
+
+        A dataset that is not there has nothing loaded, and is not made.
+        """
 
     def interrupt(self, writer: Writer) -> None:
         """Stops what `writer` is running, if it is."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from shared.core.lineage import LoadReceipt, Slice, Writer
 from shared.errors import Terminal, Transient
-from shared.warehouse import Load, LoadedSlice, Rows, Value, googlesql
+from shared.warehouse import EVERY_LOAD, Load, LoadedSlice, LoadsOf, Rows, Value, googlesql
 from shared.warehouse.bigquery_calling import BigQueryCalling
 from shared.warehouse.bigquery_jobs import TIMEOUT_SECONDS, Jobs, Work, parameters
 from shared.warehouse.bigquery_ledger import (
@@ -196,10 +196,13 @@ class BigQueryWarehouse:
         answer = self._jobs.rows(done, limit)
         return Rows(answer.columns, [tuple(map(_told, row)) for row in answer.rows])
 
-    def loads(self, dataset: str, table: str | None = None) -> list[LoadedSlice]:
+    def loads(
+        self, dataset: str, where: LoadsOf = EVERY_LOAD, limit: int = 10_000
+    ) -> list[LoadedSlice]:
         """See the port."""
-        self.create_dataset(dataset)
-        return loaded_slices(self._jobs, self._asking("loads", dataset), dataset, table)
+        if dataset not in self._datasets and not self._tables.complete(dataset):
+            return []
+        return loaded_slices(self._jobs, self._asking("loads", dataset), dataset, where, limit)
 
     def interrupt(self, writer: Writer) -> None:
         """See the port."""

@@ -13,14 +13,16 @@ from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from shared.core.lineage import Fence, Slice, Writer
-from shared.warehouse import ColumnType, LoadedSlice, Value
+from shared.warehouse import ColumnType, LoadedSlice, LoadsOf, Value
 from shared.warehouse.bigquery_jobs import IN_THE_WAY, Jobs, Work, parameters
 from shared.warehouse.bigquery_tables import TURNS, quoted
 from shared.warehouse.ledger import (
+    LOADED,
     LOADS,
     Covered,
     Field,
     Held,
+    chosen,
     dates,
     refuse_superseded,
     totals_json,
@@ -212,17 +214,13 @@ def newer(prefix: str) -> str:
     return rule
 
 
-def loaded_slices(jobs: Jobs, work: Work, dataset: str, table: str | None) -> list[LoadedSlice]:
-    """The rows of `_loads`."""
-    where = "" if table is None else " WHERE table_name = @w_table"
-    done = jobs.query(
-        work,
-        "loads",
-        "SELECT table_name, x_org_slug, x_pipeline_id, x_credential_id, x_pipeline_run_date, "
-        "source_version, source_at, run_id, step_id, attempt, loaded, rejected, committed_at "
-        f"FROM {quoted(dataset, '_loads')}{where} ORDER BY 1, 2, 3, 4, 5",
-        [] if table is None else parameters({"w_table": table}),
-    )
+def loaded_slices(
+    jobs: Jobs, work: Work, dataset: str, where: LoadsOf, limit: int
+) -> list[LoadedSlice]:
+    """Rows of `_loads`."""
+    rest, params = chosen(where, limit, "@")
+    select = f"SELECT {LOADED} FROM {quoted(dataset, '_loads')} {rest}"
+    done = jobs.query(work, "loads", select, parameters(params))
     return [LoadedSlice(row[0], Slice(*row[1:5]), *row[5:]) for row in jobs.rows(done).rows]
 
 

@@ -17,7 +17,17 @@ from typing import Any
 
 from shared.core.lineage import LoadReceipt, Slice, Writer
 from shared.errors import Terminal
-from shared.warehouse import Column, Load, LoadedSlice, Rows, Table, Value, googlesql
+from shared.warehouse import (
+    EVERY_LOAD,
+    Column,
+    Load,
+    LoadedSlice,
+    LoadsOf,
+    Rows,
+    Table,
+    Value,
+    googlesql,
+)
 from shared.warehouse.calling import Calling, Compiled
 from shared.warehouse.casts import STORED, identifier, quoted
 from shared.warehouse.database import Database
@@ -143,11 +153,12 @@ class DuckdbWarehouse:
             rows = [tuple(map(_told, row)) for row in answer.fetchmany(limit)]
         return Rows(tuple(column[0] for column in described), rows)
 
-    def loads(self, dataset: str, table: str | None = None) -> list[LoadedSlice]:
+    def loads(
+        self, dataset: str, where: LoadsOf = EVERY_LOAD, limit: int = 10_000
+    ) -> list[LoadedSlice]:
         """See the port."""
-        self.create_dataset(dataset)
         with self._db.session(lambda: None, "loads") as session:
-            return loaded_slices(session, dataset, table)
+            return loaded_slices(session, dataset, where, limit)
 
     def interrupt(self, writer: Writer) -> None:
         """See the port."""

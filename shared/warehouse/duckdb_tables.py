@@ -8,9 +8,17 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 from shared.core.lineage import Fence, Slice, Writer
-from shared.warehouse import LoadedSlice, NullRule, Table
+from shared.warehouse import LoadedSlice, LoadsOf, NullRule, Table
 from shared.warehouse.casts import STORED, quoted
-from shared.warehouse.ledger import Covered, Field, Held, refuse_superseded, totals_json
+from shared.warehouse.ledger import (
+    LOADED,
+    Covered,
+    Field,
+    Held,
+    chosen,
+    refuse_superseded,
+    totals_json,
+)
 from shared.warehouse.look import sum_of
 from shared.warehouse.proof import Marked, ReadBack
 from shared.warehouse.session import Row, Session, aware, stored
@@ -167,29 +175,18 @@ def read_back(
     return ReadBack(said, hashes, missing)
 
 
-def loaded_slices(session: Session, dataset: str, table: str | None) -> list[LoadedSlice]:
-    """The rows of `_loads`."""
-    where = "" if table is None else "WHERE table_name = $w_table"
-    return [
-        LoadedSlice(
-            table=row[0],
-            slice=Slice(*row[1:5]),
-            source_version=row[5],
-            source_at=aware(row[6]),
-            run_id=row[7],
-            step_id=row[8],
-            attempt=row[9],
-            rows=row[10],
-            rejected=row[11],
-            committed_at=aware(row[12]),
-        )
-        for row in session.run(
-            "SELECT table_name, x_org_slug, x_pipeline_id, x_credential_id, x_pipeline_run_date, "
-            "source_version, source_at, run_id, step_id, attempt, loaded, rejected, committed_at "
-            f"FROM {quoted(dataset)}._loads {where} ORDER BY 1, 2, 3, 4, 5",
-            None if table is None else {"w_table": table},
-        )
-    ]
+def loaded_slices(session: Session, dataset: str, where: LoadsOf, limit: int) -> list[LoadedSlice]:
+    """Rows of `_loads`; none where there is no such dataset."""
+    there = session.run(
+        "SELECT 1 FROM duckdb_tables() WHERE database_name = current_database() "
+        "AND schema_name = $dataset AND table_name = '_loads'",
+        {"dataset": dataset},
+    )
+    if not there:
+        return []
+    rest, params = chosen(where, limit, "$")
+    rows = session.run(f"SELECT {LOADED} FROM {quoted(dataset)}._loads {rest}", params)
+    return [LoadedSlice(row[0], Slice(*row[1:5]), *map(aware, row[5:])) for row in rows]
 
 
 def _fence(row: Row) -> Fence:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from shared.core.lineage import Fence, Slice, Total, Writer
 from shared.errors import Terminal
-from shared.warehouse import ColumnType
+from shared.warehouse import ColumnType, LoadsOf
 
 
 class Field(NamedTuple):
@@ -107,6 +107,50 @@ class Covered(NamedTuple):
             f"AND x_credential_id = {mark}w_credential "
             f"AND x_pipeline_run_date IN ({dates(self.dates)})"
         )
+
+
+# In the order of LoadedSlice, whose slice is the four names of one.
+LOADED = (
+    "table_name, x_org_slug, x_pipeline_id, x_credential_id, x_pipeline_run_date, source_version, "
+    "source_at, run_created_at, run_id, step_id, attempt, loaded, rejected, committed_at"
+)
+
+
+def chosen(where: LoadsOf, limit: int, mark: str) -> tuple[str, dict[str, str]]:
+    """What follows FROM `_loads`, and its parameters, each with `mark` before its name.
+
+    Dates are literals, so that what holds only others is skipped.
+    """
+    params: dict[str, str] = {}
+
+    def param(name: str, value: str) -> str:
+        params[name] = value
+        return mark + name
+
+    def one_of(column: str, values: Sequence[str]) -> str:
+        names = [param(f"{column}_{place}", value) for place, value in enumerate(values)]
+        return f"{column} IN ({', '.join(names)})"
+
+    conditions = []
+    if where.tables:
+        conditions.append(one_of("table_name", where.tables))
+    if where.pipelines:
+        conditions.append(one_of("x_pipeline_id", where.pipelines))
+    if where.credential_id is not None:
+        conditions.append(one_of("x_credential_id", [where.credential_id]))
+    if where.first is not None:
+        conditions.append(f"x_pipeline_run_date >= {dates([where.first])}")
+    if where.last is not None:
+        conditions.append(f"x_pipeline_run_date <= {dates([where.last])}")
+    if where.after is not None:
+        pipeline, credential = param("after_0", where.after[0]), param("after_1", where.after[1])
+        conditions.append(
+            f"(x_pipeline_id > {pipeline} OR "
+            f"(x_pipeline_id = {pipeline} AND x_credential_id > {credential}))"
+        )
+    only = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+    order = "x_pipeline_id, x_credential_id, table_name, x_pipeline_run_date"
+    return f"{only}ORDER BY {order} LIMIT {limit}", params
 
 
 class Held(NamedTuple):

@@ -33,6 +33,7 @@ from shared.warehouse import (
     ColumnType,
     Files,
     Load,
+    LoadsOf,
     NullRule,
     Reading,
     SourceFile,
@@ -278,11 +279,50 @@ def test_a_load_is_in_its_slice_with_lineage_marker_and_totals(folder: Folder) -
         "SELECT DISTINCT x_org_slug, x_pipeline_id, x_credential_id, x_pipeline_run_date, x_run_id, "
         "x_ingested_at, x_ingestion_date FROM costs",
     ) == [("acme", "cloud_aws", "main", date(2024, 9, 1), "run-1", NOW, NOW.date())]
-    (loaded,) = folder.warehouse.loads(DATASET, "costs")
+    (loaded,) = folder.warehouse.loads(DATASET, LoadsOf(tables=("costs",)))
     assert loaded.slice == SEPTEMBER
     assert (loaded.source_version, loaded.source_at, loaded.run_id) == ("v1", MADE, "run-1")
     assert (loaded.rows, loaded.rejected, loaded.attempt) == (3, 0, 1)
-    assert folder.warehouse.loads(DATASET, "other") == []
+    assert folder.warehouse.loads(DATASET, LoadsOf(tables=("other",))) == []
+
+
+def test_what_is_loaded_can_be_asked_for_in_parts(folder: Folder) -> None:
+    other = SEPTEMBER._replace(credential_id="other")
+    second = OCTOBER._replace(pipeline_id="cloud_oci")
+    for slice_ in (SEPTEMBER, OCTOBER, other, second):
+        folder.rows([{"Id": "a"}], covers=frozenset({slice_}))
+    folder.rows([{"Id": "a"}], table=COSTS._replace(name="costs_2"))
+
+    def told(limit: int = 100, **where: Any) -> list[tuple[Slice, str]]:
+        found = folder.warehouse.loads(DATASET, LoadsOf(**where), limit)
+        return [(loaded.slice, loaded.table) for loaded in found]
+
+    every = [
+        (SEPTEMBER, "costs"),
+        (OCTOBER, "costs"),
+        (SEPTEMBER, "costs_2"),
+        (other, "costs"),
+        (second, "costs"),
+    ]
+    assert told() == every
+    assert told(2) == every[:2]
+    assert told(tables=("costs_2", "none")) == [every[2]]
+    assert told(pipelines=("cloud_oci",)) == [every[4]]
+    assert told(pipelines=("cloud_aws", "cloud_oci"), credential_id="other") == [every[3]]
+    assert told(first=date(2024, 9, 2)) == [every[1], every[4]]
+    assert told(first=date(2024, 10, 1), last=date(2024, 10, 1)) == [every[1], every[4]]
+    assert told(last=date(2024, 9, 30)) == [every[0], *every[2:4]]
+    assert told(after=("cloud_aws", "main")) == every[3:]
+    assert told(after=("cloud_aws", "other")) == every[4:]
+    assert told(after=("cloud_aws", "main"), last=date(2024, 9, 30)) == [every[3]]
+    assert told(after=("cloud_oci", "main")) == []
+    (loaded,) = folder.warehouse.loads(DATASET, LoadsOf(tables=("costs_2",)))
+    assert (loaded.run_created_at, loaded.committed_at) == (CREATED, NOW)
+
+
+def test_looking_at_what_is_loaded_makes_no_dataset(warehouse: Warehouse) -> None:
+    for _ in range(2):
+        assert warehouse.loads("nobody_test") == []
 
 
 def test_the_same_month_again_changes_nothing_but_who_loaded_it(folder: Folder) -> None:

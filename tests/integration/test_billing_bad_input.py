@@ -14,7 +14,7 @@ import pytest
 
 from shared.errors import StepError, Terminal, Transient
 from shared.step import StepResult
-from shared.warehouse import Value
+from shared.warehouse import LoadsOf, Value
 from shared.warehouse.duckdb import DuckdbWarehouse
 from tests.support.exports import HEADER, Export, csv_gz, csv_text, row
 from tests.support.step import CREATED, BareStep, run
@@ -333,7 +333,7 @@ def test_a_confirmed_empty_month_empties_its_slice(scene: Scene, confirmed: str)
     assert result.summary.no_data
     assert result.evidence.loads[0].loaded == 0
     assert scene.query("SELECT COUNT(*) FROM aws_focus") == [(0,)]
-    (loaded,) = scene.step.warehouse.loads(scene.step.dataset, "aws_focus")
+    (loaded,) = scene.step.warehouse.loads(scene.step.dataset, LoadsOf(tables=("aws_focus",)))
     assert (loaded.rows, loaded.run_id) == (0, "r2")
 
 

@@ -18,7 +18,7 @@ from shared.engine.submit import tombstone
 from shared.errors import Terminal, Transient
 from shared.processors import PROCESSORS
 from shared.step import StepContext, StepResult, processor
-from shared.warehouse import Batches, Column, Table
+from shared.warehouse import Batches, Column, LoadsOf, Table
 from tests.support.system import EmbeddedSystem, Reply
 
 ADDRESS = "engine/tests/two"
@@ -150,7 +150,7 @@ def test_a_retry_replaces_what_the_old_run_loaded_whatever_the_clocks_say(
         run = two.ended(two.retry(old, mode))
         assert run["status"] == "completed", run["error"]
         assert run["created_at"] > old["created_at"]
-        (slice_,) = two.system.app.warehouse().loads("acme_test", "things")
+        (slice_,) = two.system.app.warehouse().loads("acme_test", LoadsOf(tables=("things",)))
         assert (slice_.run_id, slice_.attempt) == (run["run_id"], 1)
 
 
