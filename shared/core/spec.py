@@ -5,17 +5,20 @@ The one description of them: the parser's types, `configs/schema.json` and the O
 
 from __future__ import annotations
 
+from datetime import date
 from enum import StrEnum
 from typing import Annotated
 
 from msgspec import UNSET, Meta, UnsetType
 
+from shared.core.period import Unit
 from shared.core.plan import OnFailure, RetryPolicy
 from shared.core.record import Json, Record
 
 MAX_STEPS = 200
 NAME_PATTERN = "^[a-z][a-z0-9_-]{0,62}$"
 VARIABLE_PATTERN = "^[a-z_][a-z0-9_]*$"
+TABLE_PATTERN = "^[a-z][a-z0-9_]{0,127}$"
 
 
 class Overlap(StrEnum):
@@ -125,6 +128,59 @@ class EventTrigger(Record, frozen=True, kw_only=True):
             examples=[{"start_date": "data.day"}],
         ),
     ] = {}
+
+
+class Coverage(Record, frozen=True, kw_only=True):
+    """When a day of the pipeline's source counts as loaded, as late, and as final."""
+
+    tables: Annotated[
+        tuple[Annotated[str, Meta(pattern=TABLE_PATTERN)], ...],
+        Meta(
+            description="The tables of the organization's dataset that prove it, each loaded by this "
+            "pipeline: a day is loaded when it is in all of them.",
+            min_length=1,
+            max_length=10,
+            examples=[["aws_focus", "focus_costs"]],
+        ),
+    ]
+    unit: Annotated[
+        Unit,
+        Meta(
+            description="What one load replaces. `day`: a day of the source. `month`: a whole month, "
+            "whose days are loaded as far as the delivery reaches."
+        ),
+    ] = Unit.DAY
+    expected_after_days: Annotated[
+        int,
+        Meta(
+            description="Days after the end of a day. From then on it is missing if it is not "
+            "loaded; before it is pending.",
+            ge=0,
+            le=60,
+        ),
+    ] = 1
+    final_after_days: Annotated[
+        int,
+        Meta(
+            description="Days after the end of the unit from which on the source changes nothing "
+            "more. What was loaded after them is final, what was loaded before provisional.",
+            ge=0,
+            le=400,
+            examples=[15],
+        ),
+    ]
+    first_day: Annotated[
+        date | None,
+        Meta(
+            description="No day before it is expected. `first_day` in the metadata of a credential "
+            "takes its place.",
+            examples=["2026-01-01"],
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.tables)) < len(self.tables):
+            raise ValueError("tables: names one of them twice")
 
 
 class StepSpec(Record, frozen=True, kw_only=True):
@@ -247,6 +303,12 @@ class PipelineSpec(Record, frozen=True, kw_only=True):
     triggers: Annotated[
         tuple[EventTrigger, ...], Meta(description="Events of other systems that start a run.")
     ] = ()
+    coverage: Annotated[
+        Coverage | None,
+        Meta(
+            description="How the days are judged that it has loaded. Without it nobody keeps count."
+        ),
+    ] = None
     steps: Annotated[
         tuple[StepSpec, ...],
         Meta(description="The steps, in order.", min_length=1, max_length=MAX_STEPS),

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from shared.core.pipeline import Pipeline, Step
 from shared.core.record import Document, Json
-from shared.core.spec import Schedule
+from shared.core.spec import Coverage, Schedule
 from shared.core.template import parse
 from shared.step import Processor
 
@@ -58,6 +58,7 @@ class PipelineDetail(Document, frozen=True, kw_only=True, omit_defaults=False):
     config_hash: str
     timeout_minutes: float
     schedule: Schedule | None
+    coverage: Coverage | None
     credential: CredentialNeed
     parameters: tuple[Parameter, ...]
     steps: tuple[StepDetail, ...]
@@ -77,6 +78,7 @@ def describe(pipeline: Pipeline, processors: Mapping[str, Processor]) -> Pipelin
         config_hash=pipeline.config_hash,
         timeout_minutes=pipeline.timeout_minutes,
         schedule=pipeline.schedule,
+        coverage=pipeline.coverage,
         credential=CredentialNeed(
             needed=pipeline.needs_credential(processors), provider=pipeline.provider
         ),

@@ -7,23 +7,15 @@ are given by the warehouse; `arguments` are the rest.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta
 
 from shared.core.lineage import Evidence
-from shared.core.period import days, months
+from shared.core.period import Unit
 from shared.core.record import Record
 from shared.core.run import Summary
 from shared.step import StepContext, StepResult, processor
-
-
-class SliceUnit(StrEnum):
-    """What one slice of the output holds."""
-
-    MONTH = "month"
-    DAY = "day"
 
 
 class ProcedureExecutorConfig(Record, frozen=True, kw_only=True):
@@ -44,18 +36,18 @@ class ProcedureExecutorConfig(Record, frozen=True, kw_only=True):
         ),
     ] = {}
     slices: Annotated[
-        SliceUnit,
+        Unit,
         Meta(
             description="The slices that the run replaces: `month`, every billing period that its "
             "days touch; `day`, every one of its days."
         ),
-    ] = SliceUnit.MONTH
+    ] = Unit.MONTH
 
 
 @processor("generic.procedure_executor", needs_credential=False)
 def procedure_executor(step: StepContext, config: ProcedureExecutorConfig) -> StepResult:
     """Runs a stored procedure, which replaces the slices of this pipeline for the run's days."""
-    dates = (months if config.slices is SliceUnit.MONTH else days)(step.start_date, step.end_date)
+    dates = config.slices.firsts(step.start_date, step.end_date)
     step.check()
     receipt = step.warehouse.call(
         step.dataset,

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from shared.core.parse import load_pipeline
+from shared.core.period import Unit
 from shared.core.pipeline import Pipeline, address_of, resolve_plan
 from shared.core.plan import OnFailure, Plan, RetryPolicy
 from shared.core.record import Json, Record
 from shared.core.run import Params
-from shared.core.spec import Catchup, Ending, Overlap, Schedule
+from shared.core.spec import Catchup, Coverage, Ending, Overlap, Schedule
 from shared.errors import ConfigError, Fault, Invalid
 from tests.support.examples import examples
 
@@ -118,6 +119,12 @@ triggers:
   - event: file.arrived
     match: {data.bucket: exports, data.size: 3}
     parameters: {start_date: data.day}
+coverage:
+  tables: [openai_usage, focus_costs]
+  unit: month
+  expected_after_days: 2
+  final_after_days: 10
+  first_day: 2026-01-01
 steps:
   - step_id: extract
     ps_type: api.extract
@@ -151,6 +158,13 @@ def test_a_file_that_uses_every_field_is_loaded() -> None:
     assert pipeline.version == "2.1"
     assert pipeline.notifications[0].on == (Ending.FAILED, Ending.NO_DATA)
     assert pipeline.triggers[0].match == {"data.bucket": "exports", "data.size": 3}
+    assert pipeline.coverage == Coverage(
+        tables=("openai_usage", "focus_costs"),
+        unit=Unit.MONTH,
+        expected_after_days=2,
+        final_after_days=10,
+        first_day=date(2026, 1, 1),
+    )
     extract, tidy, alone = pipeline.steps
     assert extract.retry == RetryPolicy(max_attempts=5, backoff_seconds=10, exponential=True)
     assert extract.config["days"] == "{days}"
@@ -161,6 +175,7 @@ def test_a_file_that_uses_every_field_is_loaded() -> None:
 def test_a_short_file_has_the_defaults_of_the_house() -> None:
     pipeline = with_steps("  - {step_id: a, ps_type: generic.noop}")
     assert (pipeline.name, pipeline.schedule, pipeline.timeout_minutes) == ("", None, 60)
+    assert pipeline.coverage is None
     [step] = pipeline.steps
     assert (step.timeout_seconds, step.enabled, step.config) == (540, True, {})
     assert (step.retry.max_attempts, step.retry.backoff_seconds) == (3, 30)
@@ -216,7 +231,7 @@ def test_a_file_with_a_dozen_faults_tells_them_all_each_at_its_place() -> None:
         (
             f"{name}:2:1 nane is not a known key (did you mean 'name'?); known: pipeline_id, name,"
             " description, provider, domain, version, schedule, timeout_minutes, variables,"
-            " notifications, triggers, steps"
+            " notifications, triggers, coverage, steps"
         ),
         f"{name}:4:9 the anchor &d is not allowed",
         f"{name}:5:11 schedule is no cron expression: the hour '25' must be *, or of 0 to 23",
@@ -388,6 +403,15 @@ def test_a_file_that_is_no_pipeline_says_so(text: str, fault: str) -> None:
         ("variables: {a: 1, b: '{a}'}", "f.yml:4:22 variables.b names the variable 'a', which do"),
         ("notifications: [{on: [failing]}]", "f.yml:4:23 notifications[0].on[0] must be one of"),
         ("triggers: [{}]", "f.yml:4:12 triggers[0].event is missing"),
+        ("coverage: {tables: [a]}", "f.yml:4:11 coverage.final_after_days is missing"),
+        (
+            "coverage: {tables: [a, b, a], final_after_days: 1}",
+            "f.yml:4:11 coverage is not valid: tables: names one of them twice",
+        ),
+        (
+            "coverage: {tables: [a], final_after_days: 1, first_day: 2026-02-30}",
+            "f.yml:4:57 coverage.first_day",
+        ),
     ],
 )
 def test_a_faulty_field_is_told_what_is_wrong(line: str, fault: str) -> None:
