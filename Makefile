@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-cloud emulators check format chaos fuzz bench lock clean
+.PHONY: help setup demo dev test test-cloud emulators check check-terraform format chaos fuzz bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,6 +40,9 @@ check: $(VENV)/.dev  ## lint, format, types, dependency rule, configs and their 
 	$(BIN)/pipelines schema --check configs/schema.json
 	$(BIN)/python -m functions.api.reference --check
 
+check-terraform: .venv-checkov/.ready  ## what terraform/ leaves open; each exception is named there with its reason
+	.venv-checkov/bin/checkov --directory terraform --skip-download --compact --quiet
+
 format: $(VENV)/.dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -62,13 +65,14 @@ lock:  ## pin requirements*.txt anew from requirements/*.in: UPGRADE=1 takes new
 	$(COMPILE) -c requirements-dev.txt requirements/embedded.in -o requirements-embedded.txt
 	$(COMPILE) requirements/emulators/tasks.in -o requirements/emulators/tasks.txt
 	$(call COMPILE,3.13) requirements/emulators/bigquery.in -o requirements/emulators/bigquery.txt
+	$(COMPILE) requirements/checkov.in -o requirements/checkov.txt
 
 # One file for Python 3.11 and later on every platform; no index is named in it.
 COMPILE = .venv-lock/bin/uv pip compile --quiet --python-version $(or $(1),3.11) --universal --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links --system-certs $(if $(UPGRADE),--upgrade)
 
 clean:  ## remove environments, caches and the data of demo and dev
-	rm -rf $(VENV) .venv-lock .venv-tasks .venv-bigquery build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-lock .venv-tasks .venv-bigquery .venv-checkov build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache .pipelines
 	find functions shared tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -96,6 +100,11 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/bin/pip
 .venv-tasks/.ready: requirements/emulators/tasks.txt
 	$(PYTHON) -m venv .venv-tasks
 	.venv-tasks/bin/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r $<
+	@touch $@
+
+.venv-checkov/.ready: requirements/checkov.txt
+	$(PYTHON) -m venv .venv-checkov
+	.venv-checkov/bin/pip --disable-pip-version-check install --quiet --require-hashes -r $<
 	@touch $@
 
 # Its DuckDB looks for extensions in the home folder: it gets one of its own, with those of the wheels.

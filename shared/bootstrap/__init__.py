@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.engine import Engine
-from shared.errors import ConfigError, Fault
+from shared.errors import ConfigError, Fault, Unreadable
 from shared.settings import Settings, read_settings
 from shared.step import Processor
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ENGINE_KEY = "pipelines.engine"
+COMPILED_CATALOG = ".catalog.json"  # in the folder of the pipelines of an image
 
 
 def engine(environ: Mapping[str, Any]) -> Engine:
@@ -108,7 +109,15 @@ def default_processors() -> Mapping[str, Processor]:
 
 
 def load_catalog(configs: Path, processors: Mapping[str, Processor]) -> Catalog:
-    """The pipelines of a folder. Raises ConfigError with every fault of every file."""
+    """The pipelines of a folder, or what was compiled of them. Raises ConfigError with every fault."""
     from shared.engine.catalog import Catalog  # noqa: PLC0415  # not every function needs it
 
-    return Catalog.load(configs, processors)
+    compiled = configs / COMPILED_CATALOG
+    try:
+        raw = compiled.read_bytes()
+    except FileNotFoundError:
+        return Catalog.load(configs, processors)
+    try:
+        return Catalog.from_compiled(raw)
+    except Unreadable as error:
+        raise ConfigError([Fault(str(compiled), f"{error}; build the image anew")]) from error
