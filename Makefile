@@ -38,6 +38,7 @@ check: $(VENV)/.dev  ## lint, format, types, dependency rule, configs and their 
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pipelines validate configs
 	$(BIN)/pipelines schema --check configs/schema.json
+	$(BIN)/pipelines schema --of providers --check configs/system/providers.schema.json
 	$(BIN)/python -m functions.api.reference --check
 
 check-terraform: .venv-checkov/.ready  ## what terraform/ leaves open; each exception is named there with its reason

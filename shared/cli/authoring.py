@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,14 @@ from shared.cli import show
 from shared.cli.options import AsJson
 from shared.cli.stop import Code, Stop
 from shared.errors import ConfigError, Fault
+
+
+class Kind(StrEnum):
+    """What a schema describes."""
+
+    PIPELINE = "pipeline"
+    PROVIDERS = "providers"
+
 
 _PLANS = Path("system") / "plans.yml"
 _DEPTH = 3  # [category/]provider/domain/pipeline.yml
@@ -46,6 +55,9 @@ def validate(
 
 
 def schema(
+    of: Annotated[
+        Kind, typer.Option(help="Of pipeline files, or of configs/system/providers.yml.")
+    ] = Kind.PIPELINE,
     check: Annotated[
         Path | None,
         typer.Option(
@@ -53,10 +65,16 @@ def schema(
         ),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of pipeline files, for editors and for configs/schema.json."""
-    from shared.core.schema import schema_text  # noqa: PLC0415  # a command for authors only
+    """Print a JSON Schema, for editors: configs/schema.json, configs/system/providers.schema.json."""
+    from shared.core.schema import (  # noqa: PLC0415  # a command for authors only
+        pipeline_schema,
+        providers_schema,
+        schema_text,
+    )
 
-    text = schema_text(_processors())
+    text = schema_text(
+        pipeline_schema(_processors()) if of is Kind.PIPELINE else providers_schema()
+    )
     if check is None:
         sys.stdout.write(text)
         return
@@ -68,7 +86,7 @@ def schema(
         raise Stop(
             Code.BAD_INPUT,
             f"{check} is not the schema of this release",
-            hint=f"pipelines schema > {check}",
+            hint=f"pipelines schema --of {of.value} > {check}",
         )
     show.lines(f"{check} is the schema of this release")
 
@@ -82,7 +100,7 @@ def _check(path: Path, processors: Mapping[str, Any]) -> tuple[int, list[Fault]]
         files = sorted(path.rglob("*.yml"))
         whole = [file for file in files if len(file.relative_to(path).parts) >= _DEPTH]
         if whole or not files:  # with its addresses; a folder inside of it is checked file by file
-            faults = _plan_faults(path / _PLANS)
+            faults = _system_faults(path)
             try:
                 return len(Catalog.load(path, processors)), faults
             except ConfigError as error:
@@ -100,18 +118,25 @@ def _check(path: Path, processors: Mapping[str, Any]) -> tuple[int, list[Fault]]
     return len(files), found
 
 
-def _plan_faults(path: Path) -> list[Fault]:
+def _system_faults(folder: Path) -> list[Fault]:
+    """The faults of the files beside the pipelines that are there."""
     from shared.core.plans import parse_plans  # noqa: PLC0415  # a command for authors only
+    from shared.core.providers import FILE, parse_providers  # noqa: PLC0415
 
-    if not path.is_file():
-        return []
-    try:
-        parse_plans(path.read_text(encoding="utf-8"), str(path))
-    except ConfigError as error:
-        return list(error.faults)
-    except (OSError, UnicodeDecodeError) as error:
-        return [Fault(str(path), f"cannot be read: {error}")]
-    return []
+    faults: list[Fault] = []
+    for name, parse in (
+        (_PLANS, lambda raw, file: parse_plans(raw.decode(), file)),
+        (FILE, parse_providers),
+    ):
+        path = folder / name
+        try:
+            if path.is_file():
+                parse(path.read_bytes(), str(path))
+        except ConfigError as error:
+            faults += error.faults
+        except (OSError, UnicodeDecodeError) as error:
+            faults.append(Fault(str(path), f"cannot be read: {error}"))
+    return faults
 
 
 def _processors() -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
-"""The JSON Schema of a pipeline file, for editors: from the same types that the parser uses.
+"""The JSON Schemas of configuration files, for editors: from the same types that the parsers use.
 
-`configs/schema.json` is its committed output; `ps_type` decides which `config` is expected.
+`configs/schema.json` is that of pipelines, where `ps_type` decides which `config` is expected, and
+`configs/system/providers.schema.json` that of the registry of providers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 
 from shared.core.pipeline import Processors
+from shared.core.providers import Name, ProviderSpec
 from shared.core.spec import PipelineSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -35,10 +37,17 @@ def pipeline_schema(processors: Processors) -> dict[str, Any]:
     return {"$schema": DIALECT, **main, "title": "Pipeline", "$defs": definitions}
 
 
-def schema_text(processors: Processors) -> str:
-    """The content of `configs/schema.json`: stable, one key a line."""
-    raw = msgspec.json.encode(pipeline_schema(processors))
-    return msgspec.json.format(raw, indent=2).decode() + "\n"
+def providers_schema() -> dict[str, Any]:
+    """The schema of `configs/system/providers.yml`."""
+    (top,), types = msgspec.json.schema_components(
+        [dict[Name, ProviderSpec]], ref_template="#/$defs/{name}"
+    )
+    return {"$schema": DIALECT, **top, "title": "Providers", "$defs": types}
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    """The content of a schema's file: stable, one key a line."""
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2).decode() + "\n"
 
 
 def _config(ps_type: str, kind: type) -> dict[str, Any]:

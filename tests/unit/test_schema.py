@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from shared.core import yaml
-from shared.core.schema import schema_text
+from shared.core.schema import pipeline_schema, providers_schema, schema_text
 from shared.processors import PROCESSORS
 
 REPOSITORY = Path(__file__).parents[2]
 COMMITTED = REPOSITORY / "configs" / "schema.json"
+PROVIDERS = REPOSITORY / "configs" / "system" / "providers.yml"
 MODELINE = re.compile(r"# yaml-language-server: \$schema=(\S+)\n")
 PIPELINES = [
     path
@@ -22,7 +22,7 @@ PIPELINES = [
     if REPOSITORY / "configs" / "system" not in path.parents
 ]
 
-SCHEMA: dict[str, Any] = msgspec.json.decode(schema_text(PROCESSORS))
+SCHEMA: dict[str, Any] = pipeline_schema(PROCESSORS)
 
 
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -112,10 +112,21 @@ def pipeline(step: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"pipeline_id": "p", "provider": "x", "domain": "y", "steps": steps, **more}
 
 
-def test_the_committed_schema_is_the_one_of_this_code() -> None:
-    assert COMMITTED.read_text(encoding="utf-8") == schema_text(PROCESSORS), (
-        "configs/schema.json is out of date: write it again with `pipelines schema`"
+@pytest.mark.parametrize(
+    ("path", "schema"),
+    [(COMMITTED, SCHEMA), (PROVIDERS.with_suffix(".schema.json"), providers_schema())],
+    ids=["pipelines", "providers"],
+)
+def test_a_committed_schema_is_the_one_of_this_code(path: Path, schema: dict[str, Any]) -> None:
+    assert path.read_text(encoding="utf-8") == schema_text(schema), (
+        f"{path} is out of date: write it again with `pipelines schema --of …`"
     )
+
+
+def test_the_registry_of_providers_names_its_schema_in_its_first_line() -> None:
+    named = MODELINE.match(PROVIDERS.read_text(encoding="utf-8"))
+    assert named
+    assert PROVIDERS.with_name(named[1]) == PROVIDERS.with_suffix(".schema.json")
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
@@ -173,4 +184,4 @@ def test_the_schema_knows_what_fits_a_step(value: dict[str, Any], faults: list[s
 
 def test_the_schema_does_not_depend_on_the_order_of_the_processors() -> None:
     backwards = dict(reversed(list(PROCESSORS.items())))
-    assert schema_text(backwards) == schema_text(PROCESSORS)
+    assert schema_text(pipeline_schema(backwards)) == schema_text(SCHEMA)
