@@ -10,7 +10,9 @@ from typing import Protocol
 from shared.accounts import Accounts
 from shared.bus import Bus
 from shared.core.pipeline import Pipeline
+from shared.core.providers import Providers
 from shared.core.run import Timing
+from shared.http import HttpClient
 from shared.jobs import Jobs
 from shared.log import Log
 from shared.objects import ObjectStore
@@ -47,7 +49,9 @@ class App:
     vault: Vault
     warehouse: Callable[[], Warehouse]
     objects: Callable[[str, str, Callable[[], Credential]], ObjectStore]
+    http: Callable[[], HttpClient]
     catalog: Callable[[], PipelineCatalog]
+    providers: Callable[[], Providers]
     processors: Mapping[str, Processor]
     timing: Timing
     project_id: str

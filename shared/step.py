@@ -12,8 +12,10 @@ from datetime import date, datetime
 from typing import Any, Protocol, get_type_hints
 
 from shared.core.lineage import Evidence, LoadReceipt, Slice, Writer
+from shared.core.providers import Provider
 from shared.core.record import Record
 from shared.core.run import Summary
+from shared.http import Http
 from shared.objects import ObjectStore
 from shared.vault import Credential
 from shared.warehouse import Batches, Files, Table, Warehouse
@@ -50,6 +52,14 @@ class StepContext(Protocol):
 
     @property
     def warehouse(self) -> Warehouse: ...
+
+    @property
+    def registry(self) -> Provider:
+        """The entry of the run's provider in the registry. Raises Terminal when it has none."""
+
+    @property
+    def http(self) -> Http:
+        """The way to the APIs of the run's provider: to `registry.base_url(…)`, within its limits."""
 
     def check(self) -> None:
         """Raises Stopped when the attempt was taken away, Transient when its time is over."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from shared.engine import Engine
 from shared.errors import ConfigError, Fault, Unreadable
@@ -23,7 +23,9 @@ from shared.settings import Settings, read_settings
 from shared.step import Processor
 
 if TYPE_CHECKING:
+    from shared.core.providers import Providers
     from shared.engine.catalog import Catalog
+    from shared.http.client import Urllib3Client
 
 T = TypeVar("T")
 
@@ -60,6 +62,32 @@ def once(make: Callable[[], T]) -> Callable[[], T]:
         return made[0]
 
     return get
+
+
+class _Closing(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closing)
+
+
+class AtFirstUse(Generic[C]):
+    """Makes what is expensive when it is first asked for, and closes it if it was."""
+
+    def __init__(self, make: Callable[[], C]) -> None:
+        self._made: list[C] = []
+        self._get = once(lambda: self._keep(make()))
+
+    def __call__(self) -> C:
+        return self._get()
+
+    def close(self) -> None:
+        for made in self._made:
+            made.close()
+
+    def _keep(self, made: C) -> C:
+        self._made.append(made)
+        return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +149,18 @@ def load_catalog(configs: Path, processors: Mapping[str, Processor]) -> Catalog:
         return Catalog.from_compiled(raw)
     except Unreadable as error:
         raise ConfigError([Fault(str(compiled), f"{error}; build the image anew")]) from error
+
+
+def load_providers(configs: Path) -> Providers:
+    """The registry of a folder's providers. Raises ConfigError with every fault."""
+    from shared.core.providers import FILE, parse_providers  # noqa: PLC0415  # reads YAML
+
+    text, file = read_text(configs / FILE)
+    return parse_providers(text.encode(), file)
+
+
+def open_http(clock: Clock) -> Urllib3Client:
+    """The HTTP of this process's steps."""
+    from shared.http.client import Urllib3Client  # noqa: PLC0415  # most steps ask no API
+
+    return Urllib3Client(now=clock.now, monotonic=clock.monotonic)

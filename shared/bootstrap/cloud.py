@@ -10,11 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from shared import VERSION
 from shared.app import App
-from shared.bootstrap import Clock, default_processors, load_catalog, once, read_text
+from shared.bootstrap import (
+    AtFirstUse,
+    Clock,
+    default_processors,
+    load_catalog,
+    load_providers,
+    once,
+    open_http,
+    read_text,
+)
 from shared.core.run import Timing
 from shared.engine import Engine
 from shared.errors import Terminal
@@ -99,10 +108,12 @@ def open_cloud(
                 cloud.long_steps_job, sleep=sleep, random=chance, emulator=emulators.jobs
             )
             stack.callback(jobs.close)
-        accounts = _AtFirstUse(lambda: open_accounts(settings, cloud))
+        accounts = AtFirstUse(lambda: open_accounts(settings, cloud))
         stack.callback(accounts.close)
-        warehouse = _AtFirstUse(lambda: _warehouse(settings, cloud, clock, timing, database))
+        warehouse = AtFirstUse(lambda: _warehouse(settings, cloud, clock, timing, database))
         stack.callback(warehouse.close)
+        http = AtFirstUse(lambda: open_http(clock))
+        stack.callback(http.close)
         app = App(
             runs=FirestoreRunStore(database, now=now, new_id=new_id),
             bus=bus,
@@ -112,7 +123,9 @@ def open_cloud(
             ),
             warehouse=warehouse,
             objects=lambda _, url, credential: _source(url, credential, clock, emulators.storage),
+            http=http,
             catalog=once(lambda: load_catalog(settings.configs, table)),
+            providers=once(lambda: load_providers(settings.configs)),
             processors=table,
             jobs=jobs,
             callers=None
@@ -134,32 +147,6 @@ def open_cloud(
         made = Engine(wrap(app))
         stack.callback(made.close)
         return Opened(made, stack.pop_all().close)
-
-
-class _Closing(Protocol):
-    def close(self) -> None: ...
-
-
-C = TypeVar("C", bound=_Closing)
-
-
-class _AtFirstUse(Generic[C]):
-    """Makes what is expensive when it is first asked for, and closes it if it was."""
-
-    def __init__(self, make: Callable[[], C]) -> None:
-        self._made: list[C] = []
-        self._get = once(lambda: self._keep(make()))
-
-    def __call__(self) -> C:
-        return self._get()
-
-    def close(self) -> None:
-        for made in self._made:
-            made.close()
-
-    def _keep(self, made: C) -> C:
-        self._made.append(made)
-        return made
 
 
 class _Standing:

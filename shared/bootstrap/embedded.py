@@ -16,11 +16,14 @@ from shared.accounts import Accounts, Scope
 from shared.app import App
 from shared.bootstrap import (
     ENGINE_KEY,
+    AtFirstUse,
     Clock,
     default_processors,
     function,
     load_catalog,
+    load_providers,
     once,
+    open_http,
     read_text,
 )
 from shared.bus.push import in_process
@@ -148,20 +151,10 @@ def _embedded(
         in_process(push_application, environ),
         clock.now,
     )
-    warehouses: list[Warehouse] = []
-
-    def open_warehouse() -> Warehouse:
-        from shared.warehouse.duckdb import DuckdbWarehouse  # noqa: PLC0415
-
-        made: Warehouse = DuckdbWarehouse(
-            settings.data / "warehouse.duckdb",
-            settings.configs / "system" / "procedures",
-            clock.now,
-            memory_limit=f"{settings.memory_mb}MB",
-        )
-        warehouses.append(made)
-        return made
-
+    http = AtFirstUse(lambda: open_http(clock))
+    stack.callback(http.close)
+    warehouse = AtFirstUse(lambda: _warehouse(settings, clock))
+    stack.callback(warehouse.close)
     accounts = SqliteAccounts(journal, plans)
     _make_platform_key(accounts, settings.data / PLATFORM_KEY_FILE, clock.now())
     app = App(
@@ -169,9 +162,11 @@ def _embedded(
         bus=bus,
         accounts=accounts,
         vault=SqliteVault(journal, LocalKeyRing(settings.data / "keys.json"), clock.now),
-        warehouse=once(open_warehouse),
+        warehouse=warehouse,
         objects=lambda org, url, _: _folder(settings.objects / org, url),
+        http=http,
         catalog=once(lambda: load_catalog(settings.configs, table)),
+        providers=once(lambda: load_providers(settings.configs)),
         processors=table,
         timing=timing,
         project_id=settings.project_id,
@@ -189,15 +184,20 @@ def _embedded(
     app = wrap(app)
     made = Engine(app)
     environ[ENGINE_KEY] = made
-
-    def close_warehouse() -> None:
-        for warehouse in warehouses:
-            warehouse.close()
-
-    stack.callback(close_warehouse)
     stack.callback(made.close)
     stack.callback(bus.close)
     return Embedded(made, bus.start, runs.unfinished, stack.pop_all())
+
+
+def _warehouse(settings: Settings, clock: Clock) -> Warehouse:
+    from shared.warehouse.duckdb import DuckdbWarehouse  # noqa: PLC0415  # who loads pays for it
+
+    return DuckdbWarehouse(
+        settings.data / "warehouse.duckdb",
+        settings.configs / "system" / "procedures",
+        clock.now,
+        memory_limit=f"{settings.memory_mb}MB",
+    )
 
 
 def _take(folder: Path) -> Callable[[], None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from datetime import date, datetime, timedelta
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from shared.bus import Outgoing
 from shared.core.lineage import Evidence, Fence, Finding, LoadReceipt, Slice, Writer
 from shared.core.message import CompletionMessage, StepMessage, Topic, attributes_of, encode
 from shared.core.plan import PUSH_SECONDS
+from shared.core.providers import Provider
 from shared.core.run import (
     MAX_ERROR_BYTES,
     MAX_SUMMARY_BYTES,
@@ -28,9 +30,19 @@ from shared.core.run import (
     Summary,
     clip,
 )
+from shared.core.secret import Secret
 from shared.engine.advance import step_message
 from shared.engine.lease import CANCELLED, TERMINATED, TIMED_OUT, TIMEOUT, Lease, LeaseKeeper
-from shared.errors import PipelinesError, StepError, Stopped, Terminal, Transient, Unavailable
+from shared.errors import (
+    NotFound,
+    PipelinesError,
+    StepError,
+    Stopped,
+    Terminal,
+    Transient,
+    Unavailable,
+)
+from shared.http import Caller, Http
 from shared.log import Level, fault_of, line_of
 from shared.objects import ObjectStore
 from shared.state import Close, LogChunk
@@ -225,6 +237,7 @@ class RunningStep:
         self._app = app
         self._lease = lease
         self._provider = message.provider
+        self._opened: list[Secret] = []
         self.org = message.org
         self.dataset = message.dataset
         self.pipeline_id = message.pipeline_id
@@ -251,6 +264,29 @@ class RunningStep:
         self._lease.on_stop(lambda: warehouse.interrupt(self.writer))
         return warehouse
 
+    @cached_property
+    def registry(self) -> Provider:
+        try:
+            return self._app.providers().get(self._provider)
+        except NotFound as error:
+            raise Terminal(str(error), code="config") from error
+
+    @cached_property
+    def http(self) -> Http:
+        app, lease, registry = self._app, self._lease, self.registry
+        return app.http().open(
+            Caller(
+                account=(registry.name, self.org, self.credential_id),
+                addresses=tuple(registry.base_urls.values()),
+                rate=registry.limits,
+                left=lambda: lease.deadline - app.monotonic(),
+                check=lease.check,
+                on_stop=lease.on_stop,
+                secrets=lambda: chain.from_iterable(map(registry.secrets_of, self._opened)),
+                log=self.log,
+            )
+        )
+
     def check(self) -> None:
         self._lease.check()
 
@@ -258,7 +294,9 @@ class RunningStep:
         return self._app.now()
 
     def credential(self) -> Credential:
-        return self._app.vault.open(self.org, self._provider, self.credential_id)
+        opened = self._app.vault.open(self.org, self._provider, self.credential_id)
+        self._opened.append(opened.secret)
+        return opened
 
     def objects(self, url: str) -> ObjectStore:
         return self._app.objects(self.org, url, self.credential)

@@ -296,7 +296,9 @@ class World:
             vault=cast("Any", None),
             warehouse=cast("Any", None),
             objects=cast("Any", None),
+            http=cast("Any", None),
             catalog=lambda: self,
+            providers=cast("Any", None),
             processors={
                 PS_TYPE: Processor(
                     ps_type=PS_TYPE,
