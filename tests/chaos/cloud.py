@@ -180,7 +180,7 @@ class CloudWorld:
         folder = self._folder / f"scene{self._scenes}"
         (folder / PASSAGES).mkdir(parents=True)
         blows = [blow for blow in scene.blows if isinstance(blow, Kill | Freeze)]
-        orders = Orders(blows=blows, twice=scene.twice)
+        orders = Orders(blows=blows, twice=scene.twice, claims_anyhow=scene.claims_anyhow)
         (folder / ORDERS).write_bytes(msgspec.json.encode(orders))
         return folder
 

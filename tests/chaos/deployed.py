@@ -10,6 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 
 import main
+from shared.app import App
 from shared.bootstrap import ENGINE_KEY, once
 from shared.bootstrap.cloud import open_cloud
 from shared.core.message import open_envelope
@@ -26,7 +28,7 @@ from shared.core.run import Attempt, Timing
 from shared.engine import Engine
 from shared.errors import Unreadable
 from shared.settings import read_settings
-from shared.state import Close
+from shared.state import Close, StoredAttempt
 from shared.step import StepContext
 from tests.chaos.proxies import Freeze, Kill, Notes, Points, wrapped
 
@@ -72,6 +74,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 
     blows: Sequence[Kill | Freeze]
     twice: int | None
+    claims_anyhow: bool
 
 
 class _Told:
@@ -97,6 +100,10 @@ class ScenePoints(Points):
     @property
     def twice(self) -> Random | None:
         return self._told().twice
+
+    @property
+    def claims_anyhow(self) -> bool:
+        return self._told().orders.claims_anyhow
 
     def passing(self, point: str) -> None:
         told = self._told()
@@ -143,12 +150,32 @@ class ScenePoints(Points):
             return self._known
 
 
-def _open(points: Points) -> Engine:
+class ClaimsAnyhow:
+    """The run store; where the scene says so, whoever finds an attempt claimed has claimed it, too."""
+
+    def __init__(self, runs: Any, points: ScenePoints) -> None:
+        self._runs = runs
+        self._points = points
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runs, name)
+
+    def claim(self, attempt: Attempt) -> StoredAttempt | None:
+        claimed: StoredAttempt | None = self._runs.claim(attempt)
+        if claimed is None and self._points.claims_anyhow:
+            claimed = self._runs.attempt(attempt.run_id, attempt.step_id, attempt.number)
+        return claimed
+
+
+def _open(points: ScenePoints) -> Engine:
     settings = read_settings()
     assert settings.cloud is not None
-    return open_cloud(
-        settings, settings.cloud, timing=TIMING, wrap=lambda app: wrapped(app, points)
-    ).engine
+
+    def wrap(app: App) -> App:
+        runs: Any = ClaimsAnyhow(app.runs, points)
+        return wrapped(replace(app, runs=runs), points)
+
+    return open_cloud(settings, settings.cloud, timing=TIMING, wrap=wrap).engine
 
 
 def __getattr__(name: str) -> Any:

@@ -62,6 +62,7 @@ class Scene:
     asks: tuple[Ask, ...] = ONE
     twice: int | None = None
     cold: bool = False  # embedded, every process starts an interpreter of its own
+    claims_anyhow: bool = False  # in the cloud, the functions break a rule: nobody loses a claim
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

@@ -72,6 +72,12 @@ def test_a_machine_that_dies_in_the_middle_of_a_step_is_replaced(
     assert made.resumed
 
 
+def test_a_claim_that_nobody_loses_is_noticed(cloud_world: CloudWorld, first_seed: int) -> None:
+    scene = Scene(asks=LIGHT, twice=first_seed, claims_anyhow=True)
+    wrong = faults(cloud_world.play(scene), scene, cloud_world.clean_of(LIGHT))
+    assert [text for text in wrong if text.endswith("was run twice")], wrong
+
+
 def lost(played: Played) -> Attempt:
     """The one attempt that was."""
     (ended,) = played.result.left.runs.values()
