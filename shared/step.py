@@ -69,6 +69,12 @@ class StepContext(Protocol):
     def credential(self) -> Credential:
         """The run's credential, opened. Raises Terminal when it is missing or does not open."""
 
+    def token(self, scope: str) -> str:
+        """An access token of Google's for `scope`, of the service account that the credential is.
+
+        Good for some minutes more. Raises Terminal `bad_credential` where Google gives it none.
+        """
+
     def objects(self, url: str) -> ObjectStore:
         """The store that `url` names (`file:…`, later `s3://…`), opened with the credential."""
 

@@ -33,6 +33,7 @@ from shared.core.run import (
 from shared.core.secret import Secret
 from shared.engine.advance import step_message
 from shared.engine.lease import CANCELLED, TERMINATED, TIMED_OUT, TIMEOUT, Lease, LeaseKeeper
+from shared.engine.tokens import token_exchange
 from shared.errors import (
     NotFound,
     PipelinesError,
@@ -45,6 +46,7 @@ from shared.errors import (
 from shared.http import Caller, Http
 from shared.log import Level, fault_of, line_of
 from shared.objects import ObjectStore
+from shared.service_account import Tokens
 from shared.state import Close, LogChunk
 from shared.step import Processor
 from shared.vault import Credential
@@ -238,6 +240,7 @@ class RunningStep:
         self._lease = lease
         self._provider = message.provider
         self._opened: list[Secret] = []
+        self._tokens: dict[str, Tokens] = {}
         self.org = message.org
         self.dataset = message.dataset
         self.pipeline_id = message.pipeline_id
@@ -297,6 +300,14 @@ class RunningStep:
         opened = self._app.vault.open(self.org, self._provider, self.credential_id)
         self._opened.append(opened.secret)
         return opened
+
+    def token(self, scope: str) -> str:
+        if scope not in self._tokens:
+            exchange = token_exchange(self.http, self.registry)
+            self._tokens[scope] = Tokens(
+                lambda: self.credential().secret, scope, exchange, now=self._app.now
+            )
+        return self._tokens[scope].get()
 
     def objects(self, url: str) -> ObjectStore:
         return self._app.objects(self.org, url, self.credential)

@@ -28,7 +28,7 @@ from urllib3 import BaseHTTPResponse
 from shared.core.secret import Secret
 from shared.errors import StepError, Terminal, Transient
 from shared.objects import ObjectInfo
-from shared.objects.service_account import TOKEN_URI, Tokens
+from shared.service_account import TOKEN_URI, Tokens, by_pool
 
 T = TypeVar("T")
 
@@ -123,7 +123,8 @@ class GcsStore:
         self._random = random
         # Without its own tries urllib3 follows no redirect either: the token is for Google alone.
         self._pool = urllib3.PoolManager(timeout=TIMEOUT, retries=False)
-        self._tokens = Tokens(secret, SCOPE, self._pool, now=now, uri=token_uri)
+        exchange = None if token_uri is None else by_pool(self._pool, token_uri)
+        self._tokens = Tokens(secret, SCOPE, exchange, now=now)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         if self._name(prefix + "x") is None:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from shared.core.secret import Secret
 from shared.errors import Terminal, Transient
 from shared.objects.gcs import SCOPE, TRIES, GcsStore
-from shared.objects.service_account import TOKEN_URI
+from shared.service_account import TOKEN_URI
 from tests.support.gcs import KEY, CloudStorage, Fault, open_bucket
 
 pytestmark = pytest.mark.cloud

@@ -16,12 +16,14 @@ from shared.bootstrap import load_providers
 from shared.core.lineage import Fence, LoadReceipt, Slice, Writer
 from shared.core.providers import Provider
 from shared.core.secret import Secret
+from shared.engine.tokens import token_exchange
 from shared.errors import Terminal
 from shared.http import Caller, Http
 from shared.http.client import Urllib3Client
 from shared.objects import ObjectStore
 from shared.objects.files import FolderStore
 from shared.processors import PROCESSORS
+from shared.service_account import Tokens
 from shared.settings import ROOT
 from shared.step import StepContext, StepResult
 from shared.vault import Credential, CredentialInfo
@@ -99,6 +101,10 @@ class BareStep:
             updated_at=CREATED,
         )
         return Credential(info, self.secret)
+
+    def token(self, scope: str) -> str:
+        exchange = token_exchange(self.http, self.registry)
+        return Tokens(lambda: self.secret, scope, exchange, now=lambda: datetime.now(UTC)).get()
 
     def objects(self, url: str) -> ObjectStore:
         scheme, _, path = url.partition(":")

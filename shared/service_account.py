@@ -13,13 +13,16 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlencode
 
 import msgspec
-import urllib3
 
 from shared.core.secret import Secret
 from shared.errors import Terminal, Transient
+
+if TYPE_CHECKING:
+    from urllib3 import PoolManager  # who opens a pool has it
 
 TOKEN_URI = "https://oauth2.googleapis.com/token"  # noqa: S105  # an address, no secret
 
@@ -35,6 +38,7 @@ _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _LIFE = timedelta(hours=1)  # the longest that Google gives
 _EARLY = timedelta(minutes=5)  # a large file may take as long
 _MAX_ANSWER_BYTES = 65_536
+FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
 class _Key(msgspec.Struct):
@@ -53,9 +57,34 @@ class _Token(msgspec.Struct):
     expires_in: int
 
 
-class _Refused(msgspec.Struct):
+class _Refusal(msgspec.Struct):
     error: str = "no reason"
     error_description: str = ""
+
+
+class Refused(Exception):
+    """Google gives this account no token; says why."""
+
+
+# Sends the form to Google's token service, and gives its answer. Raises Refused.
+Exchange: TypeAlias = Callable[[bytes], bytes]
+
+
+def by_pool(pool: PoolManager, uri: str = TOKEN_URI) -> Exchange:
+    """The exchange at `uri`. Raises Transient, or what urllib3 raises, when waiting may help."""
+
+    def exchange(form: bytes) -> bytes:
+        request = pool.request("POST", uri, body=form, headers=FORM, preload_content=False)
+        with closing(request) as answer:
+            content: bytes = answer.read(_MAX_ANSWER_BYTES)
+        if answer.status == HTTPStatus.OK:
+            return content
+        if answer.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            said = msgspec.json.decode(content, type=_Refusal)
+            raise Refused(f"{said.error}: {said.error_description[:200]}")
+        raise Transient(f"Google's token service answered {answer.status}", code="unreachable")
+
+    return exchange
 
 
 class Tokens:
@@ -65,27 +94,25 @@ class Tokens:
         self,
         secret: Callable[[], Secret],
         scope: str,
-        pool: urllib3.PoolManager,
+        exchange: Exchange | None,
         *,
         now: Callable[[], datetime],
-        uri: str | None = TOKEN_URI,
     ) -> None:
         """`secret` gives the key file; it is called for each new token, and not before the first.
 
-        Without a `uri` the key is checked and nobody is asked: emulators take any token.
+        Without an `exchange` the key is checked and nobody is asked: emulators take any token.
         """
         self.account = "the service account"  # its address, once the key has been read
         self._secret = secret
         self._scope = scope
-        self._pool = pool
         self._now = now
-        self._uri = uri
+        self._exchange = exchange
         self._mutex = threading.Lock()
         self._kept = ""
         self._until: datetime | None = None
 
     def get(self) -> str:
-        """Raises Terminal `bad_credential`, and Transient or what urllib3 raises when waiting may help."""
+        """Raises Terminal `bad_credential`, and what the exchange raises when waiting may help."""
         with self._mutex:
             now = self._now()
             if self._until is None or self._until <= now:
@@ -97,23 +124,16 @@ class Tokens:
             return self._kept
 
     def _exchanged(self, key: _Key, now: datetime) -> _Token:
-        if self._uri is None:
+        if self._exchange is None:
             return _Token("emulator", int(_LIFE.total_seconds()))
-        form = {"grant_type": _GRANT, "assertion": self._assertion(key, now)}
-        request = self._pool.request(
-            "POST", self._uri, fields=form, encode_multipart=False, preload_content=False
-        )
-        with closing(request) as answer:
-            content = answer.read(_MAX_ANSWER_BYTES)
-        if answer.status == HTTPStatus.OK:
-            return msgspec.json.decode(content, type=_Token)
-        if answer.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
-            said = msgspec.json.decode(content, type=_Refused)
+        form = urlencode({"grant_type": _GRANT, "assertion": self._assertion(key, now)})
+        try:
+            return msgspec.json.decode(self._exchange(form.encode()), type=_Token)
+        except Refused as refused:
             raise _bad_credential(
-                f"Google gives {key.client_email} no token ({said.error}: "
-                f"{said.error_description[:200]}); was the key deleted, or the account disabled?"
-            )
-        raise Transient(f"Google's token service answered {answer.status}", code="unreachable")
+                f"Google gives {key.client_email} no token ({refused}); "
+                "was the key deleted, or the account disabled?"
+            ) from None
 
     def _assertion(self, key: _Key, now: datetime) -> str:
         from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 -- import time
