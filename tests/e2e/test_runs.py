@@ -12,6 +12,7 @@ from tests.support.system import Reply, System
 
 FIVE = "engine/noop/five"
 DIAMOND = "engine/noop/diamond"
+LATE = "engine/noop/late"
 
 
 def test_a_run_of_five_steps_completes(system: System, tenant: Tenant) -> None:
@@ -267,6 +268,30 @@ def test_a_cancelled_run_ends_and_starts_nothing_more(system: System, tenant: Te
     again = system.call("POST", f"/pipelines/cancel/{tenant.slug}/{run_id}")
     assert (again.status, again.json["status"]) == (200, "cancelled")
     assert system.call("GET", f"/pipelines/quota/{tenant.slug}").json["concurrent"] == 0
+
+
+def test_one_that_takes_too_long_and_one_that_is_cancelled_leave_a_third_as_it_is(
+    system: System, tenant: Tenant, other: Tenant, small: Tenant
+) -> None:
+    asked = {
+        tenant.slug: (LATE, {}),
+        other.slug: (DIAMOND, {"parameters": {"seconds": 30}}),
+        small.slug: (DIAMOND, {"parameters": {"seconds": 0.5}}),
+    }
+    runs = {
+        org: system.call("POST", f"/pipelines/run/{org}/{address}", body).json["run_id"]
+        for org, (address, body) in asked.items()
+    }
+    system.call("POST", f"/pipelines/cancel/{other.slug}/{runs[other.slug]}")
+    late, cancelled, third = (system.ended(org, run_id) for org, run_id in runs.items())
+    assert (late["status"], late["error"]["code"]) == ("failed", "timeout")
+    assert late["steps"][0]["attempt"] == 2
+    assert cancelled["status"] == "cancelled"
+    assert (third["status"], third["outcome"]) == ("completed", "ok")
+    assert [step["attempt"] for step in third["steps"]] == [1] * 4
+    used = [system.call("GET", f"/pipelines/quota/{org}").json for org in runs]
+    assert [(each["concurrent"], each["today"]) for each in used] == [(0, 1)] * 3
+    assert [(each["succeeded"], each["failed"]) for each in used] == [(0, 1), (0, 1), (1, 0)]
 
 
 def test_history_pages_newest_first(system: System, tenant: Tenant) -> None:
