@@ -306,6 +306,11 @@ CODES: Mapping[str, Code] = {
         "There is no pipeline at this address.",
         "Take the address from GET /pipelines/catalog/{org}; `detail` has the near misses.",
     ),
+    "table_not_found": Code(
+        (404,),
+        "The organization has no such table, or none that can be read.",
+        "Name a table that a run of it has loaded, such as focus_costs.",
+    ),
     "key_not_found": Code(
         (404,),
         "The organization has no such key.",

@@ -8,10 +8,11 @@ from flask import Response
 from msgspec import json
 from werkzeug.routing import Map, Rule
 
-from functions.api import admin, dead_letters, logs, runs, views
+from functions.api import admin, dead_letters, focus, logs, runs, views
 from functions.api.http import Call
 from functions.api.route import Route
 from shared.accounts import Organization, Scope
+from shared.engine.focus import FocusCheckView
 from shared.engine.logs import LineView, LogView
 from shared.engine.query import HistoryView, RunView
 from shared.engine.submit import Preview
@@ -105,6 +106,14 @@ _ALL = (
         READ,
         runs.show_pipeline,
         {200: views.OnePipelineView},
+    ),
+    Route(
+        "GET",
+        "/focus/check/<org>",
+        READ,
+        focus.check,
+        {200: FocusCheckView},
+        query=focus.FocusCheckQuery,
     ),
     Route("GET", "/admin/orgs", ADMIN, admin.list_orgs, {200: views.OrganizationsView}),
     Route(

@@ -113,6 +113,12 @@ class CostBasis(StrEnum):
     LIST_PRICE_ESTIMATE = "list_price_estimate"  # usage times a rate card
 
 
+def most_trusted(bases: Iterable[CostBasis]) -> CostBasis:
+    """Of several sources of money for the same spend, the one to keep: the others count it again."""
+    order = list(CostBasis)
+    return min(bases, key=order.index)
+
+
 class OwnColumn(NamedTuple):
     """A column of ours that every row of the FOCUS table has."""
 
