@@ -179,6 +179,12 @@ def authorize(key: ApiKey, scope: Scope, org: str | None) -> None:
         raise Forbidden(f"this needs a key with the scope {scope.value!r}", code="scope_missing")
 
 
+def known_org(call: Call, org: str) -> None:
+    """Raises NotFound for an organization that is none, which a platform key may ask for."""
+    if call.engine.app.accounts.organization(org) is None:
+        raise NotFound(f"there is no organization {org!r}", code="org_not_found")
+
+
 def answer(value: Struct, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """`value` as JSON."""
     response = Response(

@@ -8,10 +8,11 @@ from flask import Response
 from msgspec import json
 from werkzeug.routing import Map, Rule
 
-from functions.api import admin, dead_letters, focus, logs, runs, views
+from functions.api import admin, coverage, dead_letters, focus, logs, runs, views
 from functions.api.http import Call
 from functions.api.route import Route
 from shared.accounts import Organization, Scope
+from shared.engine.coverage import CoverageView
 from shared.engine.focus import FocusCheckView
 from shared.engine.logs import LineView, LogView
 from shared.engine.query import HistoryView, RunView
@@ -114,6 +115,14 @@ _ALL = (
         focus.check,
         {200: FocusCheckView},
         query=focus.FocusCheckQuery,
+    ),
+    Route(
+        "GET",
+        "/pipelines/coverage/<org>",
+        READ,
+        coverage.coverage,
+        {200: CoverageView},
+        query=coverage.CoverageQuery,
     ),
     Route("GET", "/admin/orgs", ADMIN, admin.list_orgs, {200: views.OrganizationsView}),
     Route(

@@ -9,7 +9,7 @@ import msgspec
 from flask import Response
 from msgspec import Meta
 
-from functions.api.http import Call, PageSize, Time, answer
+from functions.api.http import Call, PageSize, Time, answer, known_org
 from functions.api.views import (
     AcceptedView,
     AttemptsView,
@@ -147,7 +147,7 @@ def status(call: Call, org: str, run_id: str) -> Response:
 
 def history(call: Call, org: str, query: HistoryQuery) -> Response:
     """Pages of runs, newest first."""
-    _known_org(call, org)
+    known_org(call, org)
     where = HistoryFilter(
         pipeline_id=query.pipeline_id,
         status=query.status,
@@ -196,7 +196,7 @@ def quota(call: Call, org: str) -> Response:
 
 def catalog(call: Call, org: str) -> Response:
     """The pipelines that can be run."""
-    _known_org(call, org)
+    known_org(call, org)
     found = call.engine.app.catalog()
     rows = [(address, found.get(address)) for address in found.addresses()]
     return answer(
@@ -219,7 +219,7 @@ def catalog(call: Call, org: str) -> Response:
 
 def show_pipeline(call: Call, org: str, provider: str, domain: str, pipeline: str) -> Response:
     """A pipeline with its parameters and the JSON Schema of the body that starts a run of it."""
-    _known_org(call, org)
+    known_org(call, org)
     app = call.engine.app
     found = app.catalog().get(f"{provider}/{domain}/{pipeline}")
     detail = msgspec.structs.asdict(describe(found, app.processors))
@@ -289,11 +289,6 @@ def _accepted(done: Submitted) -> Response:
     if done.replayed:
         headers["Idempotency-Replayed"] = "true"
     return answer(AcceptedView(run_id=run_id, links=links), 202, headers)
-
-
-def _known_org(call: Call, org: str) -> None:
-    if call.engine.app.accounts.organization(org) is None:
-        raise NotFound(f"there is no organization {org!r}", code="org_not_found")
 
 
 def _utc(at: datetime | None) -> datetime | None:

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from shared import VERSION
-from shared.cli import audit, authoring, credentials, dead_letters, keys, orgs, runs, show
+from shared.cli import audit, authoring, coverage, credentials, dead_letters, keys, orgs, runs, show
 from shared.cli.stop import Code, Stop, of_config, of_unavailable
 from shared.errors import ConfigError, Unavailable
 
@@ -78,6 +78,7 @@ app.command(rich_help_panel=_RUNS)(runs.cancel)
 app.command(rich_help_panel=_RUNS, epilog=runs.EXIT_CODES)(runs.retry)
 app.command(rich_help_panel=_RUNS)(runs.quota)
 app.command(rich_help_panel=_RUNS)(runs.catalog)
+app.command(rich_help_panel=_RUNS)(coverage.coverage)
 app.add_typer(orgs.app, name="orgs", rich_help_panel=_ONBOARDING)
 app.add_typer(keys.app, name="keys", rich_help_panel=_ONBOARDING)
 app.add_typer(credentials.app, name="credentials", rich_help_panel=_ONBOARDING)

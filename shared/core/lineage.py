@@ -10,6 +10,7 @@ from typing import NamedTuple
 from shared.core.record import Document
 
 NO_CREDENTIAL = "none"
+FIRST_DAY = "first_day"  # in a credential's metadata: no day before it is expected to be loaded
 SLUG = re.compile(r"[a-z][a-z0-9_]{2,49}")
 
 LINEAGE_COLUMNS = (

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 
 import msgspec
 
-from shared.core.lineage import NO_CREDENTIAL, SLUG
+from shared.core.lineage import FIRST_DAY, NO_CREDENTIAL, SLUG
 from shared.core.record import Json
 from shared.core.secret import Secret
+from shared.core.typed import check
 from shared.errors import Fault, Invalid
 
 MAX_SECRET_BYTES = 65_536
@@ -34,6 +36,7 @@ def checked(
     value = secret.reveal()
     if not 0 < len(value) <= MAX_SECRET_BYTES:
         faults.append(Fault("secret", f"must have 1 to {MAX_SECRET_BYTES} bytes"))
+    faults += _first_day_faults(metadata)
     try:
         stored = msgspec.json.encode(metadata)
     except (TypeError, ValueError):
@@ -46,6 +49,12 @@ def checked(
     if faults:
         raise Invalid("the credential is not valid", faults)
     return stored
+
+
+def _first_day_faults(metadata: dict[str, Json]) -> list[Fault]:
+    """What a pipeline's coverage counts from must be a day, or the gaps before it look like ours."""
+    value = metadata.get(FIRST_DAY)
+    return [] if value is None else check(value, date, path=("metadata", FIRST_DAY))
 
 
 def _said_in(secret: bytes, stored: bytes) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.core.dates import MAX_DAYS, Dates, parse_dates
+from shared.core.dates import MAX_DAYS, Dates, parse_dates, parse_span
 from shared.errors import Fault, Invalid
 
 NOW = datetime(2026, 3, 15, 0, 30, tzinfo=UTC)
@@ -113,3 +113,20 @@ def test_dates_are_in_order_and_not_in_the_future_or_refused(
         assert days.start <= days.end <= now.date()
         assert (days.end - days.start).days < MAX_DAYS
     assert {fault.where for fault in refused} <= {"start_date", "end_date"}
+
+
+def test_what_is_looked_at_ends_yesterday_and_has_its_length() -> None:
+    yesterday = date(2026, 3, 14)
+    assert parse_span(None, None, NOW, 35) == Dates(date(2026, 2, 8), yesterday)
+    assert parse_span("2026-03-01", None, NOW, 35) == Dates(date(2026, 3, 1), yesterday)
+    assert parse_span("2026-03-15", None, NOW, 35) == Dates(TODAY, TODAY)
+    assert parse_span(None, "2026-01-31", NOW, 31) == Dates(date(2026, 1, 1), date(2026, 1, 31))
+    assert parse_span(None, "2000-01-02", NOW, 35) == Dates(date(2000, 1, 1), date(2000, 1, 2))
+
+
+def test_more_days_than_a_run_takes_are_not_looked_at() -> None:
+    with pytest.raises(Invalid) as raised:
+        parse_span("2025-01-01", None, NOW, 35)
+    assert [str(fault) for fault in raised.value.faults] == [
+        f"end_date 438 days from 2025-01-01 to 2026-03-14; ask for at most {MAX_DAYS}"
+    ]
