@@ -296,6 +296,11 @@ CODES: Mapping[str, Code] = {
         "There is no such organization, or it is not the one of the key.",
         "Use the slug of the organization that the key belongs to.",
     ),
+    "provider_not_found": Code(
+        (404,),
+        "The registry of providers has none of this name or alias.",
+        "Take one that `detail` lists, or add it to configs/system/providers.yml.",
+    ),
     "run_not_found": Code(
         (404,),
         "The organization has no such run; runs are deleted some time after their end.",

@@ -20,6 +20,7 @@ from functions.api.views import (
     RewrappedView,
 )
 from shared.accounts import Change, Limits, Organization, OrgStatus, Scope
+from shared.core.credential import accepted
 from shared.core.lineage import SLUG
 from shared.core.plans import RunCount
 from shared.core.record import Json, Record
@@ -88,7 +89,16 @@ class AuditQuery(Record, frozen=True, kw_only=True):
 class NewCredential(Record, frozen=True, kw_only=True):
     """A credential to store: what is secret of it, and what may be shown."""
 
-    secret: Annotated[dict[str, Json], Meta(description="Sealed at once, never shown again.")] = {}
+    type: Annotated[
+        str | None,
+        Meta(
+            description="One of the provider's types of credentials. Left out, the fields say which."
+        ),
+    ] = None
+    secret: Annotated[
+        dict[str, Json],
+        Meta(description="Its fields. Sealed at once; a secret is not shown again."),
+    ] = {}
     metadata: Annotated[
         dict[str, Json], Meta(description="Not secret: a bucket, a region, an account id.")
     ] = {}
@@ -171,25 +181,27 @@ def list_credentials(call: Call, org: str) -> Response:
 
 def list_credentials_of(call: Call, org: str, provider: str) -> Response:
     """The active credentials for the provider, without their secrets."""
-    return _credentials(call, org, provider)
+    return _credentials(call, org, _canonical(call, provider))
 
 
 def put_credential(
     call: Call, org: str, provider: str, credential_id: str, body: NewCredential
 ) -> Response:
-    """Stores a new version of the credential, sealed, and makes it the active one."""
+    """Stores a new version of the credential, sealed, and makes it the active one.
+
+    It has to be whole: a field that is missing, unknown or not of its form is refused.
+    """
+    app = call.engine.app
     _organization(call, org)
-    faults = [
-        Fault(name, f"{value!r} is not a name ({NAME})")
-        for name, value in (("provider", provider), ("credential_id", credential_id))
-        if not re.fullmatch(NAME, value)
-    ]
-    if faults:
-        raise Invalid("the credential cannot be stored", faults)
-    secret = Secret(msgspec.json.encode(body.secret))
-    target = f"{provider}/{credential_id}"
+    if not re.fullmatch(NAME, credential_id):
+        fault = Fault("credential_id", f"{credential_id!r} is not a name ({NAME})")
+        raise Invalid("the credential cannot be stored", [fault])
+    of = app.providers().get(provider)
+    given = accepted(of, body.type, body.secret, body.metadata)
+    secret = Secret(msgspec.json.encode(given.fields))
+    target = f"{of.name}/{credential_id}"
     with call.elsewhere("credential.store", org, target):
-        info = call.engine.app.vault.put(org, provider, credential_id, secret, body.metadata)
+        info = app.vault.put(org, of.name, credential_id, secret, given.metadata)
     before: dict[str, Json] | None = {"version": info.version - 1} if info.version > 1 else None
     after: dict[str, Json] = {"version": info.version}
     call.note(Change(org, "credential.stored", target, before, after))
@@ -198,6 +210,7 @@ def put_credential(
 
 def deactivate_credential(call: Call, org: str, provider: str, credential_id: str) -> Response:
     """Runs cannot use it any more; its versions are kept."""
+    provider = _canonical(call, provider)
     vault, target = call.engine.app.vault, f"{provider}/{credential_id}"
     missing = NotFound(
         f"organization {org!r} has no active {provider} credential {credential_id!r}",
@@ -228,6 +241,12 @@ def audit(call: Call, query: AuditQuery) -> Response:
     """Who changed what, and when, the newest first: of one organization, or of all."""
     page = call.engine.app.accounts.audit(query.org, query.limit, query.cursor)
     return answer(AuditView(entries=tuple(page.entries), next=page.cursor))
+
+
+def _canonical(call: Call, provider: str) -> str:
+    """The name that is stored; of a provider that is no more in the registry its own."""
+    found = call.engine.app.providers().find(provider)
+    return provider if found is None else found.name
 
 
 def _credentials(call: Call, org: str, provider: str | None) -> Response:

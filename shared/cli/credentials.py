@@ -80,6 +80,13 @@ def put(
             "those can be read by everybody on the machine.",
         ),
     ] = None,
+    of_type: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            help="Which of the provider's types of credentials it is, where its fields do not say.",
+        ),
+    ] = None,
     metadata: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,10 +97,12 @@ def put(
 ) -> None:
     """Store a credential, or a new version of it, and make it the active one."""
     client, org = session(org, as_json=as_json)
-    body = {
+    body: dict[str, Any] = {
         "secret": {} if secret is None else _secret(secret),
         "metadata": pairs("metadata", metadata or []),
     }
+    if of_type is not None:
+        body["type"] = of_type
     answer = client.call(
         "PUT", "admin", "orgs", org, "credentials", provider, credential_id, body=body
     )
@@ -104,7 +113,7 @@ def put(
     show.lines(
         show.record(
             [
-                ("credential", f"{made['credential_id']} of {org} for {provider}"),
+                ("credential", f"{made['credential_id']} of {org} for {made['provider']}"),
                 ("version", f"{made['version']} (active)"),
                 ("metadata", show.value(made.get("metadata", {}))),
             ]

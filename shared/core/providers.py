@@ -68,6 +68,10 @@ class CredentialType(Record, frozen=True, kw_only=True):
     fields: Annotated[
         dict[FieldName, CredentialField], Meta(description="What it holds, by name.")
     ] = {}
+    ignored: Annotated[
+        tuple[FieldName, ...],
+        Meta(description="What the provider's own file has beside; it is not kept."),
+    ] = ()
 
 
 class Rate(Record, frozen=True, kw_only=True):

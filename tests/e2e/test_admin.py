@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.e2e.conftest import Tenant
+from tests.support.credentials import aws_keys
 from tests.support.system import System
 
 
@@ -49,14 +50,14 @@ def test_a_key_rotated_without_overlap_opens_no_more(system: System, tenant: Ten
 def test_every_change_says_who_made_it_when_and_what_was_before(
     system: System, tenant: Tenant
 ) -> None:
-    org, secret = f"/admin/orgs/{tenant.slug}", "the-secret-of-the-audit-test"
+    org, secret = f"/admin/orgs/{tenant.slug}", "theSecretOfTheAuditTest"
     request = {"X-Request-Id": "audit-test"}
     system.call("POST", f"{org}/status", {"status": "SUSPENDED"}, headers=request)
     system.call("POST", f"{org}/plan", {"plan": "starter"})
     made = system.call("POST", f"{org}/keys", {"name": "ci"}).json
     system.call("POST", f"{org}/keys/{made['key']['key_id']}/rotate", {})
     system.call("DELETE", f"{org}/keys/{made['key']['key_id']}")
-    system.call("PUT", f"{org}/credentials/aws/main", {"secret": {"key": secret}})
+    system.call("PUT", f"{org}/credentials/aws/main", {"secret": aws_keys(secret)})
     system.call("DELETE", f"{org}/credentials/aws/main")
     reply = system.call("GET", f"/admin/audit?org={tenant.slug}")
     assert reply.status == 200
@@ -90,8 +91,8 @@ def test_a_change_in_another_store_is_noted_before_it_is_made_and_after(
 ) -> None:
     path = f"/admin/orgs/{tenant.slug}/credentials/aws"
     request = {"X-Request-Id": "two-entries"}
-    assert system.call("PUT", f"{path}/main", {"secret": {"a": 1}}, headers=request).status == 201
-    assert system.call("PUT", f"{path}/none", {"secret": {"a": 1}}).status == 400
+    assert system.call("PUT", f"{path}/main", {"secret": aws_keys()}, headers=request).status == 201
+    assert system.call("PUT", f"{path}/none", {"secret": aws_keys()}).status == 400
     assert system.call("DELETE", f"{path}/none").status == 404
     entries = system.call("GET", f"/admin/audit?org={tenant.slug}").json["entries"][::-1]
     told = [(entry["verb"], entry["target"], entry["after"]) for entry in entries[2:]]

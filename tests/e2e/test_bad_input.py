@@ -9,6 +9,7 @@ import pytest
 import urllib3
 
 from tests.e2e.conftest import Tenant
+from tests.support.credentials import aws_keys
 from tests.support.system import Reply, System
 
 FIVE = "engine/noop/five"
@@ -281,9 +282,9 @@ def test_the_push_endpoints_are_not_served_to_the_outside(system: System) -> Non
 
 
 def test_a_stored_secret_never_comes_back(system: System, tenant: Tenant) -> None:
-    canary = "sk-canary-0123456789abcdef"
+    canary = "canary0123456789abcdef"
     path = f"/admin/orgs/{tenant.slug}/credentials/aws"
-    stored = system.call("PUT", f"{path}/main", {"secret": {"key": canary}})
+    stored = system.call("PUT", f"{path}/main", {"secret": aws_keys(canary)})
     listed = system.call("GET", path)
     assert stored.status == 201
     assert listed.json["credentials"][0]["credential_id"] == "main"

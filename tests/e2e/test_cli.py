@@ -119,8 +119,11 @@ def stop(dev: Dev, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("configs")
-    plans = ROOT / "configs" / "system" / "plans.yml"
-    for name, text in {**CONFIGS, "system/plans.yml": plans.read_text()}.items():
+    system = {
+        name: (ROOT / "configs" / name).read_text()
+        for name in ("system/plans.yml", "system/providers.yml")
+    }
+    for name, text in {**CONFIGS, **system}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -282,20 +285,25 @@ def test_without_an_api_the_exit_code_is_4_and_says_how_to_get_one(shell: Shell)
     assert "pipelines dev" in done.stderr
 
 
+KEYS = '{"access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": "0123456789%s"}'
+
+
 def test_a_secret_goes_in_by_stdin_and_never_comes_out(shell: Shell, tmp_path: Path) -> None:
     put = ("credentials", "put", "aws", "main", "--org", "acme", "--metadata", "bucket=b1")
-    told = shell(*put, "--secret", "-", stdin='{"token": "hunter2"}')
+    told = shell(*put, "--secret", "-", stdin=KEYS % "hunter2")
     assert "bucket=b1" in told.stdout
     file = tmp_path / "secret.json"
-    file.write_text('{"token": "hunter3"}')
+    file.write_text(KEYS % "hunter3")
     again = shell(*put, "--secret", str(file), "--json")
     assert json.loads(again.stdout)["version"] == 2
-    broken = shell(*put, "--secret", "-", stdin='{"token": "hunter2', code=2)
-    listed = shell("credentials", "list", "aws", "--org", "acme")
+    broken = shell(*put, "--secret", "-", stdin=(KEYS % "hunter2")[:-2], code=2)
+    wrong = shell(*put, "--secret", "-", stdin=KEYS.replace("key_id", "key_ip") % "hunter2", code=2)
+    assert "did you mean 'access_key_id'?" in wrong.stderr
+    listed = shell("credentials", "list", "amazon", "--org", "acme")
     assert "main" in listed.stdout
     shell("credentials", "remove", "aws", "main", "--org", "acme")
     shell("credentials", "remove", "aws", "main", "--org", "acme", code=2)
-    for done in (told, again, broken, listed):
+    for done in (told, again, broken, wrong, listed):
         assert "hunter" not in done.stdout + done.stderr
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.cloud import Backends, CloudSystem
+from tests.support.credentials import aws_keys
 from tests.support.doors import Door, Doors, Way
 from tests.support.exports import Export, row
 from tests.support.system import Reply
@@ -142,7 +143,7 @@ def test_a_credential_is_stored_whole_or_not_at_all_while_kms_is_gone(
     org = f"kms_{way.name.lower()}"
     system.organization(org)
     path = f"/admin/orgs/{org}/credentials/aws"
-    stored = {"secret": {"key": "canary"}}
+    stored = {"secret": aws_keys("canary0123456789")}
     doors.by_name["kms"].set(way)
     try:
         refused = system.call("PUT", f"{path}/main", stored)

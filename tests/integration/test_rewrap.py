@@ -9,12 +9,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from flask import Request
 from werkzeug.serving import make_server
 
 from shared.bootstrap import ENGINE_KEY, function
 from shared.settings import PLATFORM_KEY_FILE, ROOT
 from shared.vault.local import LocalKeyRing
+from tests.support.credentials import aws_keys
 from tests.support.system import EmbeddedSystem
 
 CREDENTIAL = "/admin/orgs/acme/credentials/aws/main"
@@ -23,7 +25,9 @@ CREDENTIAL = "/admin/orgs/acme/credentials/aws/main"
 def test_after_a_rewrap_the_older_key_may_go(tmp_path: Path) -> None:
     with EmbeddedSystem(tmp_path) as system:
         system.organization("acme")
-        assert system.call("PUT", CREDENTIAL, {"secret": {"id": "s3cret"}}).status == 201
+        assert (
+            system.call("PUT", CREDENTIAL, {"secret": aws_keys("s3cretS3cretS3cret")}).status == 201
+        )
         keys = system.settings.data / "keys.json"
         LocalKeyRing(keys).rotate()
         answer = system.call("POST", "/admin/orgs/acme/rewrap")
@@ -31,13 +35,13 @@ def test_after_a_rewrap_the_older_key_may_go(tmp_path: Path) -> None:
         keys.write_text(keys.read_text().splitlines()[-1] + "\n")
         system.restart()
         opened = system.app.vault.open("acme", "aws", "main")
-        assert opened.secret.reveal() == b'{"id":"s3cret"}'
+        assert opened.secret.reveal() == msgspec.json.encode(aws_keys("s3cretS3cretS3cret"))
 
 
 def test_a_data_key_that_no_longer_opens_is_a_conflict_that_says_what_to_do(tmp_path: Path) -> None:
     with EmbeddedSystem(tmp_path) as system:
         system.organization("acme")
-        system.call("PUT", CREDENTIAL, {"secret": {"id": "s3cret"}})
+        system.call("PUT", CREDENTIAL, {"secret": aws_keys()})
         keys = system.settings.data / "keys.json"
         keys.unlink()
         LocalKeyRing(keys).rotate()
@@ -58,7 +62,7 @@ def test_only_the_platform_rewraps_and_only_for_an_organization_there_is(tmp_pat
 def test_the_command_says_how_many_keys_it_wrapped(tmp_path: Path) -> None:
     with EmbeddedSystem(tmp_path) as system:
         system.organization("acme")
-        system.call("PUT", CREDENTIAL, {"secret": {"id": "s3cret"}})
+        system.call("PUT", CREDENTIAL, {"secret": aws_keys()})
 
         def api(environ: dict[str, Any], start_response: Any) -> Any:
             response = function("api")(Request({**environ, ENGINE_KEY: system.embedded.engine}))

@@ -120,7 +120,7 @@ class CloudStorage:
 KEY = {
     "type": "service_account",
     "client_email": "reader@customer.iam.gserviceaccount.com",
-    "private_key": "none",
+    "private_key": "-----BEGIN PRIVATE KEY-----\nnone\n-----END PRIVATE KEY-----\n",
     "token_uri": "https://oauth2.googleapis.com/token",
 }
 

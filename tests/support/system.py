@@ -20,6 +20,7 @@ from shared.app import App
 from shared.bootstrap import Clock
 from shared.bootstrap.embedded import Embedded, open_embedded
 from shared.cli.dev import Server
+from shared.core.providers import FILE
 from shared.core.run import EMBEDDED_TIMING, Timing
 from shared.log import Level
 from shared.settings import PLATFORM_KEY_FILE, ROOT, Settings
@@ -27,6 +28,12 @@ from shared.step import Processor
 
 WAIT_SECONDS = 60.0
 PIPELINES = Path(__file__).parents[1] / "pipelines"
+ENGINE = """
+engine: # the provider of the tests' own pipelines
+  title: Engine
+  category: saas
+  credentials: {bare: {description: Nothing to log in with.}}
+"""
 
 
 def configs_in(folder: Path) -> Path:
@@ -35,6 +42,8 @@ def configs_in(folder: Path) -> Path:
     if not configs.exists():
         shutil.copytree(ROOT / "configs", configs)
         shutil.copytree(PIPELINES, configs, dirs_exist_ok=True)
+        with (configs / FILE).open("a") as file:
+            file.write(ENGINE)
     return configs
 
 
