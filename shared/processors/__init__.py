@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from shared.processors.billing_export import billing_export
+from shared.processors.gcp_api_extractor import gcp_api_extractor
 from shared.processors.noop import noop
 from shared.processors.procedure_executor import procedure_executor
 from shared.step import Processor
@@ -15,6 +16,7 @@ PROCESSORS: Mapping[str, Processor] = MappingProxyType(
         made.ps_type: made
         for made in (
             billing_export,
+            gcp_api_extractor,
             noop,
             procedure_executor,
         )
