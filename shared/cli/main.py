@@ -10,7 +10,18 @@ from typing import Annotated, NoReturn
 import typer
 
 from shared import VERSION
-from shared.cli import audit, authoring, coverage, credentials, dead_letters, keys, orgs, runs, show
+from shared.cli import (
+    audit,
+    authoring,
+    coverage,
+    credentials,
+    dead_letters,
+    focus,
+    keys,
+    orgs,
+    runs,
+    show,
+)
 from shared.cli.stop import Code, Stop, of_config, of_unavailable
 from shared.errors import ConfigError, Unavailable
 
@@ -98,6 +109,7 @@ app.add_typer(dead_letters.app, name="dead-letters", rich_help_panel=_OPERATORS)
 app.command(rich_help_panel=_OPERATORS)(audit.audit)
 app.command(rich_help_panel=_AUTHORS)(authoring.validate)
 app.command(rich_help_panel=_AUTHORS)(authoring.schema)
+app.add_typer(focus.app, name="focus", rich_help_panel=_AUTHORS)
 
 
 def main() -> None:

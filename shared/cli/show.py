@@ -40,6 +40,8 @@ _STYLES = {
     "TRIAL": "cyan",
     "SUSPENDED": "bold red",
     "CANCELLED": "yellow",
+    "must": "bold red",
+    "should": "yellow",
     "WARNING": "yellow",
     "ERROR": "bold red",
 }

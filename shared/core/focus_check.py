@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from shared.core import focus
-from shared.core.focus import Level
+from shared.core.focus import FocusType, Level
 from shared.core.focus_rules import GroupRule, Rule, Severity, group_rules, row_rules
 from shared.core.record import Document
 
@@ -19,6 +19,7 @@ SAMPLES = 5
 CUSTOM = "x_"
 
 R = TypeVar("R", bound=Rule | GroupRule)
+_READ = {name for name, column in focus.columns().items() if column.type is not FocusType.TEXT}
 Ask: TypeAlias = Callable[[str], Sequence[Sequence[Any]]]
 
 
@@ -104,12 +105,22 @@ def _standing(subject: Subject, rules: Iterable[R]) -> Iterator[R]:
 def _counting(subject: Subject, rules: Sequence[Rule]) -> str:
     counts = ["COUNT(*)"]
     for rule in rules:
-        count = f"COUNTIF({rule.broken})"
+        count = f"COUNTIF({_broken(subject, rule)})"
         if rule.unless_empty is not None:
             count = f"IF(COUNT({rule.unless_empty}) = 0, 0, {count})"
         counts.append(count)
     listed = ", ".join(f"{count} AS c{place}" for place, count in enumerate(counts))
     return f"WITH checked AS ({subject.rows}) SELECT {listed} FROM checked"
+
+
+def _broken(subject: Subject, rule: Rule) -> str:
+    """The rule's condition. A cell that cannot be read is told once, by the rule of how it is written."""
+    unread = [
+        f"(t_{name} IS NOT NULL AND {name} IS NULL)"
+        for name in rule.columns
+        if subject.texts and not rule.texts and name in _READ
+    ]
+    return f"({rule.broken}) AND NOT ({' OR '.join(unread)})" if unread else f"({rule.broken})"
 
 
 def _sampling(subject: Subject, rules: Sequence[Rule]) -> str:

@@ -202,7 +202,7 @@ def _rules_of(column: FocusColumn) -> Iterator[Rule]:
             yield Rule(
                 f"{name}.type",
                 (name,),
-                f"t_{name} IS NOT NULL AND {name} IS NULL",
+                f"{name} IS NULL AND REGEXP_CONTAINS(t_{name}, r'^({_NUMBER})$')",
                 f"{name} is a number of at most 20 digits before the point.",
                 texts=True,
             )
@@ -210,7 +210,7 @@ def _rules_of(column: FocusColumn) -> Iterator[Rule]:
             yield Rule(
                 f"{name}.format",
                 (name,),
-                _unlike(f"t_{name}", _TIME),
+                f"({_unlike(f't_{name}', _TIME)}) OR (t_{name} IS NOT NULL AND {name} IS NULL)",
                 f"{name} is a time in UTC, written as 2026-01-31T00:00:00Z.",
                 texts=True,
             )

@@ -84,8 +84,8 @@ class _Source(NamedTuple):
     sql: str
 
 
-class _Header(NamedTuple):
-    """What a look into a file tells. `table` is the SQL of all its rows."""
+class Header(NamedTuple):
+    """What a look into a file tells. `table` is the SQL of all its rows; `$path` is where it lies."""
 
     columns: tuple[_Source, ...]
     table: str
@@ -107,7 +107,7 @@ class ExportReader:
         """How to read `path`. Raises Terminal: `missing_column`, `duplicate_column`,
         `unreadable_file`, `empty_export` (at the last file, when none had a row).
         """
-        header = _look(file.name, path, self.null_values)
+        header = look(file.name, path, self.null_values)
         self._refuse_silence(file.name, has_rows=header.has_rows)
         known, unknown = self._assign(file.name, header)
         period_start = known["BillingPeriodStart"]
@@ -140,7 +140,7 @@ class ExportReader:
         if complete and not any(self._with_rows.values()):
             refuse_empty(self.delivery, allow_empty=self.allow_empty)
 
-    def _assign(self, name: str, header: _Header) -> tuple[dict[str, str], list[_Source]]:
+    def _assign(self, name: str, header: Header) -> tuple[dict[str, str], list[_Source]]:
         """The table's columns with their SQL, and the columns that the table lacks."""
         names = {column.name.casefold(): column.name for column in self.table.columns}
         for own in _OWN:
@@ -184,7 +184,11 @@ def refuse_empty(delivery: Delivery, *, allow_empty: bool) -> None:
     )
 
 
-def _look(name: str, path: Path, null_values: Sequence[str]) -> _Header:
+def look(name: str, path: Path, null_values: Sequence[str]) -> Header:
+    """What the file's beginning, or a Parquet file's end, says of it.
+
+    Raises Terminal (`unreadable_file`, `duplicate_column`).
+    """
     with path.open("rb") as file:
         start = file.read(4)
     if not start:
@@ -194,7 +198,7 @@ def _look(name: str, path: Path, null_values: Sequence[str]) -> _Header:
     return _look_csv(name, path, null_values, compressed=start.startswith(_GZIP))
 
 
-def _look_csv(name: str, path: Path, null_values: Sequence[str], *, compressed: bool) -> _Header:
+def _look_csv(name: str, path: Path, null_values: Sequence[str], *, compressed: bool) -> Header:
     opener = gzip.open if compressed else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
@@ -217,10 +221,10 @@ def _look_csv(name: str, path: Path, null_values: Sequence[str], *, compressed: 
         f"quote = '\"', escape = '\"', nullstr = [{nulls}], "
         f"compression = '{'gzip' if compressed else 'none'}', {_NO_PARTITIONS})"
     )
-    return _Header(tuple(_Source(column, _name(column)) for column in names), table, has_rows)
+    return Header(tuple(_Source(column, _name(column)) for column in names), table, has_rows)
 
 
-def _look_parquet(name: str, path: Path) -> _Header:
+def _look_parquet(name: str, path: Path) -> Header:
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -233,7 +237,7 @@ def _look_parquet(name: str, path: Path) -> _Header:
     _refuse_ambiguous(name, [column.name for column in schema.columns])
     columns = tuple(_Source(column.name, _as_text(column)) for column in schema.columns)
     table = f"read_parquet($path, binary_as_string = true, {_NO_PARTITIONS})"
-    return _Header(columns, table, schema.rows > 0)
+    return Header(columns, table, schema.rows > 0)
 
 
 def _as_text(column: parquet.ParquetColumn) -> str:

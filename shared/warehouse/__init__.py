@@ -50,11 +50,24 @@ class Column(NamedTuple):
     description: str = ""
 
 
+class View(NamedTuple):
+    """A view of a table: columns by name, each with its expression (GoogleSQL) over the table's.
+
+    After them come the table's other columns whose names begin with `rest`, also those added later.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    rest: str
+    description: str
+
+
 class Table(NamedTuple):
     """An output table of an organization's dataset. New nullable columns may be added later."""
 
     name: str
     columns: tuple[Column, ...]
+    views: tuple[View, ...] = ()
 
 
 class SourceFile(NamedTuple):

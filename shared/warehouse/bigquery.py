@@ -145,7 +145,7 @@ class BigQueryWarehouse:
                         marked = loading.run()
                 made = Replacement(writer, load.source_version, marked, sink.staged, ingested_at)
                 with self._turn(load.dataset, work):
-                    added = self._tables.shape(load.dataset, table)
+                    added = self._tables.shape(work, load.dataset, table)
                     committed_at = self._commit(ledger, known, made)
         return receipt(loading, marked, added, committed_at)
 
@@ -175,7 +175,7 @@ class BigQueryWarehouse:
                 if (dataset, parsed.version) not in self._routines:
                     calling.create()
                     self._routines.add((dataset, parsed.version))
-                added = self._tables.shape(dataset, parsed.output)
+                added = self._tables.shape(work, dataset, parsed.output)
                 for again in range(_COMMITS):
                     by = ledger.behind_its_input(known, writer)
                     ledger.fence(known, by, parsed.version)

@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import Any
 
 from shared.errors import Terminal, Transient
-from shared.warehouse import Column, ColumnType, Table
+from shared.warehouse import Column, ColumnType, Table, googlesql
 from shared.warehouse.bigquery_jobs import Jobs, Work
 from shared.warehouse.casts import identifier
 from shared.warehouse.ledger import LEDGER, LINEAGE, Field
+from shared.warehouse.views import views_of
 
 # As the API names them; a parameter or a CAST calls INTEGER INT64, and BOOLEAN BOOL.
 KINDS = {
@@ -92,8 +93,14 @@ class Tables:
                 )
         return [c.name for c in table.columns if c.name.casefold() not in kinds]
 
-    def shape(self, dataset: str, table: Table) -> list[str]:
-        """Creates the table, or adds the columns it lacks and names them."""
+    def shape(self, work: Work, dataset: str, table: Table) -> list[str]:
+        """Creates the table and its views, or adds the columns it lacks and names them."""
+        added = self._shape(dataset, table)
+        if table.views:
+            self._shape_views(work, dataset, table)
+        return added
+
+    def _shape(self, dataset: str, table: Table) -> list[str]:
         from google.api_core.exceptions import PreconditionFailed  # noqa: PLC0415 -- see _get
 
         for _ in range(_ALTERATIONS):
@@ -121,6 +128,22 @@ class Tables:
                 continue
             return lacking
         raise Transient(f"{table.name} is changed by others all the time", code="warehouse")
+
+    def _shape_views(self, work: Work, dataset: str, table: Table) -> None:
+        """Makes the table's views, where they are not there as they should be."""
+        shaped = self._get(dataset, table.name)
+        if shaped is None:
+            raise Transient(f"{table.name} has just been dropped", code="warehouse")
+        for view in views_of(table, [field.name for field in shaped.schema]):
+            there = self._get(dataset, identified(view.name, "view"))
+            if there is None or there.description != view.description:
+                self._jobs.query(
+                    work,
+                    f"view-{view.name}",
+                    f"CREATE OR REPLACE VIEW {quoted(dataset, view.name)} "
+                    f"OPTIONS (description = '{view.description}') AS\n"
+                    f"{googlesql.to_bigquery(view.select, dataset)}",
+                )
 
     def stage(self, dataset: str, name: str, columns: Sequence[Field], expires: datetime) -> None:
         """A table for rows on their way, which vanishes by itself."""

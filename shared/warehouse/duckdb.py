@@ -29,7 +29,7 @@ from shared.warehouse import (
     googlesql,
 )
 from shared.warehouse.calling import Calling, Compiled
-from shared.warehouse.casts import STORED, identifier, quoted
+from shared.warehouse.casts import STORED, identifier, literal, quoted
 from shared.warehouse.database import Database
 from shared.warehouse.duckdb_tables import Ledger, TableSink, definition, loaded_slices
 from shared.warehouse.leases import ThreadLeases
@@ -38,6 +38,7 @@ from shared.warehouse.loading import Loading, receipt, with_unknown
 from shared.warehouse.procedure import Procedures, bind, proof
 from shared.warehouse.queries import Queries
 from shared.warehouse.session import Session, aware, stored
+from shared.warehouse.views import views_of
 
 
 class DuckdbWarehouse:
@@ -210,6 +211,7 @@ class DuckdbWarehouse:
             columns = [*map(_column, table.columns)]
             columns += map(definition, LINEAGE)
             session.run(f"CREATE TABLE {name} ({', '.join(columns)})")
+            _shape_views(session, dataset, table)
             return []
         added = []
         for column in table.columns:
@@ -223,6 +225,7 @@ class DuckdbWarehouse:
                     f"cannot become {STORED[column.type]}",
                     code="schema_change",
                 )
+        _shape_views(session, dataset, table)
         return added
 
     def _compile(self, dataset: str, name: str) -> Compiled:
@@ -235,6 +238,30 @@ class DuckdbWarehouse:
                 googlesql.to_duckdb(proof(procedure), dataset),
             )
         return self._compiled[key]
+
+
+def _shape_views(session: Session, dataset: str, table: Table) -> None:
+    """Makes the table's views, where they are not there as they should be."""
+    if not table.views:
+        return
+    where = "WHERE database_name = current_database() AND schema_name = $w_dataset"
+    columns = session.run(
+        f"SELECT column_name FROM duckdb_columns() {where} AND table_name = $w_table "
+        "ORDER BY column_index",
+        {"w_dataset": dataset, "w_table": table.name},
+    )
+    there = {
+        row[0]: row[1]
+        for row in session.run(
+            f"SELECT view_name, comment FROM duckdb_views() {where}", {"w_dataset": dataset}
+        )
+    }
+    for view in views_of(table, [row[0] for row in columns]):
+        if there.get(view.name) != view.description:
+            name = f"{quoted(dataset)}.{identifier(view.name, 'view')}"
+            select = googlesql.to_duckdb(view.select, dataset)
+            session.run(f"CREATE OR REPLACE VIEW {name} AS {select}")
+            session.run(f"COMMENT ON VIEW {name} IS {literal(view.description)}")
 
 
 def _column(column: Column) -> str:

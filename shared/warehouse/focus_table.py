@@ -1,4 +1,4 @@
-"""The columns of the FOCUS table, `focus_costs`: the specification's, ours, and those of one source.
+"""The FOCUS table, `focus_costs`: its columns (the specification's, ours, and those of one source) and views.
 
 A procedure whose output is this table gets them from here, so that no two can differ.
 """
@@ -9,9 +9,16 @@ from collections.abc import Mapping
 from functools import cache
 
 from shared.core import focus
-from shared.warehouse import Column, ColumnType, NullRule
+from shared.warehouse import Column, ColumnType, NullRule, Table, View
 
 CUSTOM = "x_"
+VIEW = "focus_"
+SEEN = ("1.2", "1.3", "1.4")  # the versions that there is a view of
+# What 1.4 took away, and a source of it does not say any more: whose service it is was both.
+_BEFORE_1_4 = {
+    "ProviderName": "COALESCE(ProviderName, ServiceProviderName)",
+    "PublisherName": "COALESCE(PublisherName, ServiceProviderName)",
+}
 
 
 @cache
@@ -35,6 +42,25 @@ def focus_columns() -> tuple[Column, ...]:
             )
             for own in focus.OWN
         ),
+    )
+
+
+def focus_table(own: tuple[Column, ...] = ()) -> Table:
+    """The table with the columns that a source adds."""
+    return Table(focus.TABLE, (*focus_columns(), *own), focus_views())
+
+
+@cache
+def focus_views() -> tuple[View, ...]:
+    """`focus_1_2` and so on: a version's columns in its order, then all that begin with `x_`."""
+    return tuple(
+        View(
+            name=f"{VIEW}{version.replace('.', '_')}",
+            columns={name: _BEFORE_1_4.get(name, name) for name in focus.of_version(version)},
+            rest=CUSTOM,
+            description=f"The columns of FOCUS {version}, and those that are not of FOCUS",
+        )
+        for version in SEEN
     )
 
 

@@ -165,7 +165,7 @@ class Loading:
     def _shape(self, name: str, reading: Reading, path: Path | None) -> Shape:
         params: dict[str, object] = dict(reading.params)
         if path is not None:
-            params["path"] = _literally(path)
+            params["path"] = literally(path)
         with self._undescribable(name):
             described = self.session.open(f"SELECT * FROM ({reading.sql}) LIMIT 0", params)
             columns = [(column[0], str(column[1])) for column in described.description or ()]
@@ -336,7 +336,7 @@ def with_unknown(table: Table, unknown: str | None) -> Table:
     return table._replace(columns=(*table.columns, Column(unknown, ColumnType.JSON)))
 
 
-def _literally(path: Path) -> str:
+def literally(path: Path) -> str:
     """The path as DuckDB names this file alone: it takes `a[1].csv` for a pattern that `a1.csv` fits."""
     return re.sub(r"[*?[]", r"[\g<0>]", str(path))
 

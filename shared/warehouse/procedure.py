@@ -27,7 +27,7 @@ from shared.core.yaml import Source
 from shared.core.yaml import read as read_yaml
 from shared.errors import ConfigError, Fault, Terminal
 from shared.warehouse import Column, ColumnType, NullRule, Table, Value, googlesql
-from shared.warehouse.focus_table import focus_columns, own_faults
+from shared.warehouse.focus_table import focus_table, own_faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,9 +77,9 @@ class _Header(Record, frozen=True, kw_only=True):
     rows: RowRule = RowRule.SAME
 
     @property
-    def output_columns(self) -> tuple[Column, ...]:
+    def table(self) -> Table:
         own = tuple(_column(*item) for item in self.columns.items())
-        return (*focus_columns(), *own) if self.output == focus.TABLE else own
+        return focus_table(own) if self.output == focus.TABLE else Table(self.output, own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def parse_procedure(text: str, file: str) -> Procedure:
     faults = _mismatches(header, parsed.tree, parsed.parameters, source)
     if faults:
         raise ConfigError(faults)
-    output = Table(header.output, header.output_columns)
+    output = header.table
     return Procedure(
         name=header.procedure,
         description=header.description,
@@ -196,7 +196,7 @@ def _header_faults(header: _Header, source: Source) -> Iterator[tuple[Path, str]
     stem = source.file.rsplit("/", 1)[-1].removesuffix(".sql")
     if header.procedure != stem:
         yield ("procedure",), f"procedure {header.procedure!r} must be named as its file, {stem!r}"
-    if not header.output_columns:
+    if not header.table.columns:
         yield (), "columns: must name at least one column"
     if header.output == focus.TABLE:
         for name, fault in own_faults(header.columns).items():
@@ -207,7 +207,7 @@ def _header_faults(header: _Header, source: Source) -> Iterator[tuple[Path, str]
     for name in header.parameters:
         if name in GIVEN:
             yield ("parameters", name), f"parameter {name!r} is given by the writer"
-    kinds = {column.name: column.type for column in header.output_columns}
+    kinds = {column.name: column.type for column in header.table.columns}
     for name in header.totals:
         if kinds.get(name) is not ColumnType.DECIMAL:
             yield ("totals",), f"totals: {name!r} is not a decimal column"
@@ -216,7 +216,7 @@ def _header_faults(header: _Header, source: Source) -> Iterator[tuple[Path, str]
 
 
 def _column_faults(header: _Header, selected: tuple[str, ...]) -> Iterator[str]:
-    wanted = {*(column.name for column in header.output_columns), RUN_DATE}
+    wanted = {*(column.name for column in header.table.columns), RUN_DATE}
     for name in sorted(wanted - set(selected)):
         yield f"the SELECT has no column {name!r}"
     for name in selected:

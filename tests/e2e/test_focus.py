@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,3 +95,39 @@ def test_a_table_is_checked_where_it_lies(loaded: System, tenant: Tenant, other:
     assert loaded.call("GET", path, key=other.key).json["error"] == "org_not_found"
     nothing = loaded.call("GET", f"/focus/check/{other.slug}", key=other.key)
     assert nothing.json["error"] == "table_not_found"
+
+
+def test_the_command_judges_a_table_and_a_file_alike(
+    loaded: System, tenant: Tenant, tmp_path: Path
+) -> None:
+    def pipelines(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "shared.cli", "focus", "check", *arguments],
+            env={
+                **os.environ,
+                "PIPELINES_URL": loaded.url.removesuffix("/api/v1"),
+                "PIPELINES_API_KEY": tenant.key,
+                "PIPELINES_ORG": tenant.slug,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    table = pipelines("focus_1_2", "--from", "2025-02-01", "--to", "2025-02-28")
+    assert table.returncode == 1, table
+    assert table.stdout.startswith("FOCUS 1.2: 5 rows, ")
+    assert "must      PricingCategory.allowed" in table.stdout
+    path = tmp_path / "export.csv.gz"
+    rows = [charge(1), charge(2, PricingCategory="On-Demand")]
+    path.write_bytes(csv_gz(rows, tuple(rows[0])))
+    told = pipelines(str(path), "--json")
+    assert told.returncode == 1, told
+    report = json.loads(told.stdout)
+    assert (report["version"], report["rows"]) == ("1.0", 2)
+    found = {one["rule"]: one for one in report["broken"]}
+    assert found["PricingCategory.allowed"]["samples"] == ["2"]
+    path.write_bytes(b"")
+    empty = pipelines(str(path))
+    assert (empty.returncode, empty.stdout) == (2, "")
+    assert "is empty" in empty.stderr

@@ -14,9 +14,9 @@ from shared.core.focus_check import Report
 from shared.core.focus_rules import Severity
 from shared.core.lineage import Fence, Slice, Writer
 from shared.engine.focus import check_table
-from shared.warehouse import Batches, Load, Table, Warehouse
+from shared.warehouse import Batches, Column, Load, Warehouse
 from shared.warehouse.duckdb import DuckdbWarehouse
-from shared.warehouse.focus_table import focus_columns
+from shared.warehouse.focus_table import focus_columns, focus_table
 
 ALWAYS = Dates(date(2000, 1, 1), date(2100, 1, 1))
 DATASET = "acme_test"
@@ -100,22 +100,24 @@ def focus_row(name: str, **changes: Any) -> dict[str, Any]:
     return {**row, **changes}
 
 
-def focus_table(folder: Path, rows: Iterable[dict[str, Any]]) -> DuckdbWarehouse:
+def focus_warehouse(folder: Path, rows: Iterable[dict[str, Any]]) -> DuckdbWarehouse:
     """A warehouse with these rows in the FOCUS table of `DATASET`."""
     warehouse = DuckdbWarehouse(folder / "focus.duckdb", folder / "procedures", lambda: AT)
-    warehouse.create_dataset(DATASET)
     load_focus(warehouse, DATASET, rows)
     return warehouse
 
 
-def load_focus(warehouse: Warehouse, dataset: str, rows: Iterable[dict[str, Any]]) -> None:
+def load_focus(
+    warehouse: Warehouse, dataset: str, rows: Iterable[dict[str, Any]], *own: Column
+) -> None:
     """Puts these rows into the dataset's FOCUS table, in the place of those before."""
-    names = [column.name for column in focus_columns()]
+    warehouse.create_dataset(dataset)
+    names = [column.name for column in (*focus_columns(), *own)]
     whole = [dict.fromkeys(names) | row for row in rows]
     warehouse.load(
         Load(
             dataset=dataset,
-            table=Table(focus.TABLE, focus_columns()),
+            table=focus_table(own),
             covers=frozenset({Slice("acme", "focus_test", "none", date(2025, 2, 1))}),
             writer=Writer("r1", "load", Fence(AT, AT, 1)),
             source=Batches(batches=[whole]),
@@ -123,3 +125,16 @@ def load_focus(warehouse: Warehouse, dataset: str, rows: Iterable[dict[str, Any]
             source_at=AT + timedelta(0),
         )
     )
+
+
+def file_row(version: str, name: str) -> dict[str, str]:
+    """A row that breaks no rule as the cells of a file: the version's columns, nulls empty."""
+    row = focus_row(name)
+    cells = {}
+    for column in focus.of_version(version):
+        value = row.get(column)
+        if isinstance(value, datetime):
+            cells[column] = f"{value:%Y-%m-%dT%H:%M:%SZ}"
+        else:
+            cells[column] = "" if value is None else str(value)
+    return cells

@@ -95,7 +95,8 @@ def _read(sql: str) -> Iterator[str]:
         yield f"needs a WHERE: {sql[:200]}"
     if isinstance(tree, exp.Create):
         temporary = tree.find(exp.TemporaryProperty) is not None
-        if tree.kind != "TABLE" or not (temporary or tree.args.get("exists")):
+        of_ours = tree.args.get("replace" if tree.kind == "VIEW" else "exists") or temporary
+        if tree.kind not in {"TABLE", "VIEW"} or not of_ours:
             yield f"creates what is not ours: {sql[:200]}"
     for call in tree.find_all(exp.Func):
         name = call.name.upper() if isinstance(call, exp.Anonymous) else call.sql_name()

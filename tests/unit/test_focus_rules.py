@@ -17,7 +17,7 @@ from shared.core.focus_rules import Severity, group_rules, row_rules
 from shared.engine.focus import check_table
 from shared.warehouse import googlesql
 from shared.warehouse.duckdb import DuckdbWarehouse
-from tests.support.focus import ALWAYS, DATASET, check_focus, focus_row, focus_table, load_focus
+from tests.support.focus import ALWAYS, DATASET, check_focus, focus_row, focus_warehouse, load_focus
 
 MONTH = datetime(2025, 2, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -162,7 +162,7 @@ BAD: tuple[tuple[str, dict[str, Any]], ...] = (
 def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckdbWarehouse]:
     rows = [focus_row(name, **changes) for name, changes in GOOD.items()]
     rows += [focus_row(f"bad {place}", **changes) for place, (_, changes) in enumerate(BAD)]
-    with closing(focus_table(tmp_path_factory.mktemp("focus"), rows)) as warehouse:
+    with closing(focus_warehouse(tmp_path_factory.mktemp("focus"), rows)) as warehouse:
         yield warehouse
 
 
@@ -209,7 +209,7 @@ def test_the_report_counts_the_rows_and_names_some(tmp_path: Path) -> None:
     for row in rows[:7]:
         row["ChargeCategory"] = "usage"
         row["ConsumedQuantity"] = row["ConsumedUnit"] = None
-    with closing(focus_table(tmp_path, rows)) as warehouse:
+    with closing(focus_warehouse(tmp_path, rows)) as warehouse:
         report = check_table(warehouse, DATASET, focus.TABLE, ALWAYS)
         assert (report.version, report.rows, report.passed) == ("1.4", 20, False)
         (found,) = report.broken
@@ -230,7 +230,7 @@ def test_the_report_counts_the_rows_and_names_some(tmp_path: Path) -> None:
 def test_a_column_that_only_some_providers_have_may_be_absent_but_not_have_gaps(
     tmp_path: Path,
 ) -> None:
-    with closing(focus_table(tmp_path, [focus_row("a"), focus_row("b")])) as warehouse:
+    with closing(focus_warehouse(tmp_path, [focus_row("a"), focus_row("b")])) as warehouse:
         assert check_focus(warehouse, DATASET).broken == ()
         load_focus(warehouse, DATASET, [focus_row("a", BillingAccountType="Payer"), focus_row("b")])
         broken = check_focus(warehouse, DATASET).broken
@@ -251,7 +251,7 @@ def test_money_of_one_issuer_and_day_from_two_sources_is_reported(tmp_path: Path
         focus_row("another day", **estimate | later),
         focus_row("another issuer", InvoiceIssuerName="OpenAI", **estimate),
     ]
-    with closing(focus_table(tmp_path, rows)) as warehouse:
+    with closing(focus_warehouse(tmp_path, rows)) as warehouse:
         (found,) = check_table(warehouse, DATASET, focus.TABLE, ALWAYS).broken
         assert (found.rule, found.rows) == ("x_cost_basis.one_source", 2)
         assert found.samples == (
@@ -270,7 +270,7 @@ def test_the_source_to_trust_is_the_one_nearest_to_the_provider() -> None:
 def test_a_source_that_was_loaded_twice_is_told_from_rows_that_are_alike(tmp_path: Path) -> None:
     rows = [focus_row("twice"), focus_row("twice", x_source_credential_id="second")]
     rows += [focus_row("alike"), focus_row("alike"), focus_row("own")]
-    with closing(focus_table(tmp_path, rows)) as warehouse:
+    with closing(focus_warehouse(tmp_path, rows)) as warehouse:
         found = {b.rule: b for b in check_table(warehouse, DATASET, focus.TABLE, ALWAYS).broken}
         assert found.keys() == {"x_row_id.loaded_twice", "x_row_id.repeated"}
         assert found["x_row_id.loaded_twice"].samples == ("twice",)

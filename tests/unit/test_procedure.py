@@ -13,7 +13,7 @@ from shared.errors import ConfigError, Terminal
 from shared.settings import ROOT
 from shared.warehouse import Column, ColumnType, NullRule, Table, googlesql
 from shared.warehouse.bigquery_procedure import create_procedure
-from shared.warehouse.focus_table import focus_columns
+from shared.warehouse.focus_table import focus_columns, focus_table
 from shared.warehouse.procedure import RowRule, bind, parse_procedure, proof
 from tests.support.statements import faults as faults_of_sql
 
@@ -207,7 +207,8 @@ FROM source
 
 def test_a_procedure_of_the_focus_table_names_only_the_columns_it_adds() -> None:
     made = parse_procedure(FOCUS, "focus_from_test.sql")
-    assert made.output == Table("focus_costs", (*focus_columns(), Column("x_Own", ColumnType.JSON)))
+    assert made.output == focus_table((Column("x_Own", ColumnType.JSON),))
+    assert made.output.columns == (*focus_columns(), Column("x_Own", ColumnType.JSON))
     known = {column.name: column for column in focus_columns()}
     assert list(known)[:67] == list(focus.columns())
     assert known["BilledCost"][1:3] == (ColumnType.DECIMAL, NullRule.FINDING)
