@@ -25,6 +25,7 @@ from shared.core.lineage import SLUG
 from shared.core.plans import RunCount
 from shared.core.record import Json, Record
 from shared.core.secret import Secret
+from shared.engine import preflight
 from shared.errors import Conflict, Fault, Invalid, NotFound, Terminal
 
 NAME = r"[a-z0-9][a-z0-9_.-]{0,62}"
@@ -206,6 +207,15 @@ def put_credential(
     after: dict[str, Json] = {"version": info.version}
     call.note(Change(org, "credential.stored", target, before, after))
     return answer(info, 201 if info.version == 1 else 200)
+
+
+def check_credential(call: Call, org: str, provider: str, credential_id: str) -> Response:
+    """Asks the provider, with one cheap call, whether the credential is good for anything.
+
+    What the provider says is the answer, also where it refuses, or cannot be reached.
+    """
+    _organization(call, org)
+    return answer(preflight.check_credential(call.engine.app, org, provider, credential_id))
 
 
 def deactivate_credential(call: Call, org: str, provider: str, credential_id: str) -> Response:

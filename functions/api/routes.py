@@ -15,6 +15,7 @@ from shared.accounts import Organization, Scope
 from shared.engine.coverage import CoverageView
 from shared.engine.focus import FocusCheckView
 from shared.engine.logs import LineView, LogView
+from shared.engine.preflight import CheckView
 from shared.engine.query import HistoryView, RunView
 from shared.engine.submit import Preview
 from shared.vault import CredentialInfo
@@ -199,6 +200,13 @@ _ALL = (
         ADMIN,
         admin.deactivate_credential,
         {204: None},
+    ),
+    Route(
+        "POST",
+        "/admin/orgs/<org>/credentials/<provider>/<credential_id>/check",
+        ADMIN,
+        admin.check_credential,
+        {200: CheckView},
     ),
     Route(
         "POST",

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from shared.cli import show
+from shared.cli.client import Client
 from shared.cli.options import AsJson, Org, pairs, session
 from shared.cli.show import Column
 from shared.cli.stop import Code, Stop
@@ -93,6 +94,9 @@ def put(
             metavar="KEY=VALUE", help="What is not secret: source=file:exports. May be repeated."
         ),
     ] = None,
+    check_it: Annotated[
+        bool, typer.Option("--check", help="Then ask the provider whether it is good.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Store a credential, or a new version of it, and make it the active one."""
@@ -108,8 +112,22 @@ def put(
     )
     if as_json:
         show.verbatim(answer)
-        return
-    made = answer.body
+    else:
+        _show_stored(org, answer.body)
+    if check_it:
+        _check(client, org, provider, credential_id, as_json=as_json)
+
+
+@app.command()
+def check(
+    provider: Provider, credential_id: CredentialId, org: Org = None, as_json: AsJson = False
+) -> None:
+    """Ask the provider whether a credential is good. Exit code 1 if not, 4 if nobody could be asked."""
+    client, org = session(org, as_json=as_json)
+    _check(client, org, provider, credential_id, as_json=as_json)
+
+
+def _show_stored(org: str, made: dict[str, Any]) -> None:
     show.lines(
         show.record(
             [
@@ -119,6 +137,20 @@ def put(
             ]
         )
     )
+
+
+def _check(client: Client, org: str, provider: str, credential_id: str, *, as_json: bool) -> None:
+    path = ("admin", "orgs", org, "credentials", provider, credential_id, "check")
+    answer = client.call("POST", *path)
+    found = answer.body
+    if as_json:
+        show.verbatim(answer)
+    else:
+        told = ("result", "checked", "needs", "error", "message")
+        show.lines(show.record([(name, found[name]) for name in told if found[name]]))
+    code = {"refused": Code.FAILED, "unreachable": Code.UNREACHABLE}.get(found["result"], Code.OK)
+    if code is not Code.OK:
+        raise typer.Exit(code)
 
 
 @app.command()

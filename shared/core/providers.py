@@ -40,6 +40,14 @@ Url = Annotated[
 ]
 
 
+_PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+
+
+def filled(text: str, fields: Mapping[str, str]) -> str:
+    """The text with the credential's fields where it names them."""
+    return _PLACE.sub(lambda place: fields[place[1]], text)
+
+
 class Category(StrEnum):
     """What a provider sells."""
 
@@ -61,6 +69,31 @@ class CredentialField(Record, frozen=True, kw_only=True):
     ] = None
 
 
+class Preflight(Record, frozen=True, kw_only=True):
+    """A cheap way to ask whether a credential is good: a GET, a token, or a look at its source.
+
+    In `path` and `headers` the text `{name}` stands for the credential's field of that name.
+    """
+
+    base_url: Annotated[str | None, Meta(description="Name of the API to ask.")] = None
+    path: Annotated[str, Meta(description="Below the base_url; asked with GET.")] = ""
+    params: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    scope: Annotated[
+        str | None, Meta(description="Ask Google for a token for it, and send that along.")
+    ] = None
+    lists: Annotated[
+        FieldName | None, Meta(description="The field that names a source, which is listed.")
+    ] = None
+    needs: Annotated[str, Meta(description="The right that it takes, for people.")] = ""
+
+    def fields(self) -> set[str]:
+        """The fields that it cannot do without."""
+        texts = (self.path, *self.headers.values())
+        found = {name for text in texts for name in _PLACE.findall(text)}
+        return found if self.lists is None else found | {self.lists}
+
+
 class CredentialType(Record, frozen=True, kw_only=True):
     """One way to log in at a provider."""
 
@@ -72,6 +105,9 @@ class CredentialType(Record, frozen=True, kw_only=True):
         tuple[FieldName, ...],
         Meta(description="What the provider's own file has beside; it is not kept."),
     ] = ()
+    preflight: Annotated[
+        Preflight | None, Meta(description="How to find out whether it is good.")
+    ] = None
 
 
 class Rate(Record, frozen=True, kw_only=True):
@@ -188,9 +224,9 @@ class Providers:
 def parse_providers(text: bytes, file: str) -> Providers:
     """The registry of a YAML text. Raises ConfigError with every fault as `file:line:column`."""
     source = yaml.read(file, text)
+    places = _Places(source)
     faults = list(source.faults)
     if source.value is not UNREAD:
-        places = _Places(source)
         faults += check(source.value, dict[Name, ProviderSpec], places)
         if isinstance(source.value, dict):
             faults += _doubles(source.value, places)
@@ -198,6 +234,9 @@ def parse_providers(text: bytes, file: str) -> Providers:
     if faults:
         raise ConfigError(faults)
     specs = msgspec.convert(source.value, dict[str, ProviderSpec])
+    faults = [wrong for name, spec in specs.items() for wrong in _preflights(name, spec, places)]
+    if faults:
+        raise ConfigError(faults)
     return Providers(
         Provider(name=name, **{key: getattr(spec, key) for key in ProviderSpec.__struct_fields__})
         for name, spec in specs.items()
@@ -243,6 +282,25 @@ def _patterns(raw: Mapping[str, Any], places: _Places) -> list[Fault]:
         except re.error as error:
             faults.append(fault(places, path, f"is no regular expression: {error}"))
     return faults
+
+
+def _preflights(name: str, spec: ProviderSpec, places: _Places) -> Iterator[Fault]:
+    """A preflight that names what its provider or its credential does not have."""
+    for kind, credential in spec.credentials.items():
+        preflight = credential.preflight
+        if preflight is None:
+            continue
+        at: Path = (name, "credentials", kind, "preflight")
+        for field in sorted(preflight.fields() - credential.fields.keys()):
+            near = did_you_mean(field, credential.fields)
+            yield fault(places, at, f"names {field!r}, which is no field of {kind}{near}")
+        needed = {preflight.base_url} if preflight.base_url else set()
+        for url in sorted(
+            (needed | ({"token"} if preflight.scope else set())) - set(spec.base_urls)
+        ):
+            yield fault(places, at, f"needs the base_url {url!r}, which {name} has not")
+        if not (preflight.base_url or preflight.scope or preflight.lists):
+            yield fault(places, at, "asks nothing: it needs a base_url, a scope or lists")
 
 
 def _walked(value: object, path: Path) -> Iterator[tuple[Path, str]]:

@@ -237,7 +237,7 @@ class _Way:
         with closing(request) as answer:
             try:
                 yes = HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES
-                content = self._read(where, answer, limit) if yes else _reason(answer)
+                content = self._read(where, answer, limit) if yes else self._reason(answer)
                 size = len(content)
             finally:
                 parts = urlsplit(url)
@@ -252,6 +252,7 @@ class _Way:
                 )
             if yes:
                 return Answer(answer.status, answer.headers, content, where)
+            self._caller.check()
             secrets = [*self._caller.secrets(), *_secrets_in(headers)]
             raise refusal(
                 where, answer.status, answer.headers, content, now=client.now(), secrets=secrets
@@ -267,6 +268,17 @@ class _Way:
                     code="answer_too_large",
                 )
             self._check_time(where)
+        return bytes(content)
+
+    def _reason(self, answer: BaseHTTPResponse) -> bytes:
+        """What a refusal says, or its beginning; a refusal that is cut off is one all the same."""
+        content = bytearray()
+        with suppress(urllib3.exceptions.HTTPError):
+            while len(content) < _MAX_REASON_BYTES and self._caller.left() > 0:
+                chunk = answer.read1(_CHUNK, decode_content=True)
+                if not chunk:
+                    break
+                content += chunk
         return bytes(content)
 
     def _check_time(self, where: str) -> None:
@@ -296,18 +308,6 @@ class _Way:
         for exchange in running:
             exchange.stop()
         self._client.gate.wake()
-
-
-def _reason(answer: BaseHTTPResponse) -> bytes:
-    """What a refusal says, or its beginning; a refusal that is cut off is one all the same."""
-    content = bytearray()
-    with suppress(urllib3.exceptions.HTTPError):
-        while len(content) < _MAX_REASON_BYTES:
-            chunk = answer.read1(_CHUNK, decode_content=True)
-            if not chunk:
-                break
-            content += chunk
-    return bytes(content)
 
 
 def _never_answered(error: urllib3.exceptions.HTTPError) -> bool:

@@ -393,6 +393,26 @@ def test_a_cancelled_step_does_not_wait_for_its_answer(
     canceller.join()
 
 
+def test_a_step_that_is_cancelled_during_a_refusal_is_cancelled_and_not_refused(
+    api: Api, step: Step
+) -> None:
+    arrived = threading.Event()
+
+    def later(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(403)
+        handler.send_header("content-length", "10")
+        handler.end_headers()
+        arrived.set()
+        time.sleep(2)
+
+    api.answer = lambda _: later
+    canceller = stopper(step, arrived)
+    began = time.monotonic()
+    assert isinstance(refused(lambda: step.http.get(api.url)), Stopped)
+    assert time.monotonic() - began < 1
+    canceller.join()
+
+
 def test_a_cancelled_step_does_not_wait_for_its_turn(client: Urllib3Client, api: Api) -> None:
     step = Step(client, api, Rate(requests_per_minute=2))
     step.http.get(api.url)

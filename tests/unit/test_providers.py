@@ -89,6 +89,16 @@ one:
   category: cloud
 """
 
+PREFLIGHT = (
+    WHOLE
+    + """\
+  base_urls: {api: "https://x.com"}
+  credentials: {key: {description: D,
+    fields: {k: {description: D, secret: true}},
+    preflight: {%s}}}
+"""
+)
+
 
 @pytest.mark.parametrize(
     ("text", "fault"),
@@ -118,6 +128,13 @@ one:
             WHOLE + "  credentials: {key: {description: D, fields: {k: {description: D}}}}",
             "one.credentials.key.fields.k.secret is missing",
         ),
+        (
+            PREFLIGHT % "base_url: api, headers: {x: 'a {kay}'}",
+            "p.yml:7:16 one.credentials.key.preflight names 'kay', which is no field of key",
+        ),
+        (PREFLIGHT % "base_url: apo", "preflight needs the base_url 'apo', which one has not"),
+        (PREFLIGHT % "scope: s", "preflight needs the base_url 'token', which one has not"),
+        (PREFLIGHT % "needs: x", "preflight asks nothing"),
         ("- one", "p.yml:1:1 the file must be a mapping, not a list"),
         ("", "p.yml:1:1 the file is empty"),
     ],
