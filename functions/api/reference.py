@@ -1,6 +1,6 @@
-"""The reference pages of the API, made of its routes and codes: `python -m functions.api.reference`.
+"""The reference pages, made of what they tell: `python -m functions.api.reference`.
 
-It writes docs/api.md and docs/errors.md; with `--check` it compares them instead, and exits with 2 when
+It writes docs/api.md, docs/errors.md and docs/focus.md; with `--check` it compares them instead, and exits with 2 when
 one is not what this release would write.
 """
 
@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from functions.api import focus_page
+from functions.api.markdown import table
 from functions.api.openapi import Schema, summary_of
 from functions.api.routes import PREFIX, ROUTES, openapi_text
 from shared.errors import CODES
@@ -25,7 +27,11 @@ _MADE = f"<!-- written by `{_COMMAND}`; change the code instead -->\n"
 def pages() -> dict[Path, str]:
     """Every page with its text."""
     docs = ROOT / "docs"
-    return {docs / "api.md": _api(), docs / "errors.md": _errors()}
+    return {
+        docs / "api.md": _api(),
+        docs / "errors.md": _errors(),
+        docs / "focus.md": f"{_MADE}{focus_page.page()}",
+    }
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -54,7 +60,7 @@ def _errors() -> str:
         "An answer that is not 2xx is a problem as RFC 9457 has it (`application/problem+json`). Its"
         " `error` is one of these codes: they are for programs, and do not change. `detail` says it in"
         " words, `faults` names each field that is wrong, and `request_id` is what to quote in a"
-        " report.\n\n" + _table(("error", "status", "why", "what to do"), rows)
+        " report.\n\n" + table(("error", "status", "why", "what to do"), rows)
     )
 
 
@@ -72,7 +78,7 @@ def _api() -> str:
             " does not exist: 404. Bodies are JSON objects of at most 1 MB. A field or a parameter that is"
             " not known is refused, and all faults are told at once. Answers may get new fields.\n"
         ),
-        _table(("", "path", "", "scope"), [_row(route_name) for route_name in ROUTES]),
+        table(("", "path", "", "scope"), [_row(route_name) for route_name in ROUTES]),
     ]
     for name, route in ROUTES.items():
         path = _path(route.path)
@@ -116,7 +122,7 @@ def _section(name: str, operation: Schema, schemas: Schema) -> str:
             for field, schema in said["properties"].items()
         ]
     if given:
-        lines.append(_table(("", "in", "is", ""), given))
+        lines.append(table(("", "in", "is", ""), given))
     answers = [
         f"{status} with `{kind.__name__}`" if kind not in (None, dict) else str(status)
         for status, kind in route.answers.items()
@@ -147,11 +153,6 @@ def _kind(schema: Schema) -> str:
 
 def _path(path: str) -> str:
     return path.replace("<", "{").replace(">", "}")
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    written = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(row)} |\n" for row in written)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ from shared.core.focus_columns import COLUMNS, SUBCATEGORIES
 TABLE = "focus_costs"
 VERSIONS = ("0.5", "1.0", "1.1", "1.2", "1.3", "1.4")
 PREVIEW = "1.0-preview"
+# The views of the table, and the version whose columns each has.
+VIEWS: Mapping[str, str] = MappingProxyType(
+    {"focus_1_2": "1.2", "focus_1_3": "1.3", "focus_1_4": "1.4"}
+)
 COSTS = ("BilledCost", "ContractedCost", "EffectiveCost", "ListCost")
 
 # Names of the 1.0 preview (0.5) that later versions renamed; Oracle Cloud still delivers them.

@@ -100,7 +100,13 @@ def row_rules() -> tuple[Rule, ...]:
         *_value_rules(),
         *_own_rules(),
     ]
-    return tuple(sorted(rules, key=lambda rule: rule.id))
+    return tuple(sorted(map(_since_its_columns, rules), key=lambda rule: rule.id))
+
+
+def _since_its_columns(rule: Rule) -> Rule:
+    known = focus.columns()
+    sinces = [known[name].since for name in rule.columns if name in known]
+    return rule._replace(since=max([rule.since, *sinces]))
 
 
 def group_rules() -> tuple[GroupRule, ...]:
@@ -154,7 +160,7 @@ def group_rules() -> tuple[GroupRule, ...]:
 def _column_rules() -> Iterator[Rule]:
     for column in focus.columns().values():
         for rule in _rules_of(column):
-            yield rule._replace(since=max(column.since, rule.since), until=column.until)
+            yield rule._replace(until=column.until)
 
 
 def _rules_of(column: FocusColumn) -> Iterator[Rule]:
@@ -608,7 +614,7 @@ def _own_rules() -> Iterator[Rule]:
                 f"{own.name}.allowed",
                 (own.name,),
                 f"{own.name} NOT IN ({_listed(own.allowed)})",
-                f"{own.name} is one of: {', '.join(own.allowed)}.",
+                f"{own.name} is one of: {', '.join(sorted(own.allowed))}.",
             )
 
 

@@ -12,8 +12,6 @@ from shared.core import focus
 from shared.warehouse import Column, ColumnType, NullRule, Table, View
 
 CUSTOM = "x_"
-VIEW = "focus_"
-SEEN = ("1.2", "1.3", "1.4")  # the versions that there is a view of
 # What 1.4 took away, and a source of it does not say any more: whose service it is was both.
 _BEFORE_1_4 = {
     "ProviderName": "COALESCE(ProviderName, ServiceProviderName)",
@@ -52,15 +50,15 @@ def focus_table(own: tuple[Column, ...] = ()) -> Table:
 
 @cache
 def focus_views() -> tuple[View, ...]:
-    """`focus_1_2` and so on: a version's columns in its order, then all that begin with `x_`."""
+    """A version's columns in its order, then all that begin with `x_`."""
     return tuple(
         View(
-            name=f"{VIEW}{version.replace('.', '_')}",
+            name=view,
             columns={name: _BEFORE_1_4.get(name, name) for name in focus.of_version(version)},
             rest=CUSTOM,
             description=f"The columns of FOCUS {version}, and those that are not of FOCUS",
         )
-        for version in SEEN
+        for view, version in focus.VIEWS.items()
     )
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from functions.api.reference import main, pages
 from functions.api.routes import ROUTES, openapi_text
+from shared.core import focus
+from shared.core.focus_rules import row_rules
 from shared.errors import CODES
 
 
@@ -86,6 +88,8 @@ def test_every_code_has_an_example_where_it_is_told(described: dict[str, Any]) -
 
 def test_the_pages_are_those_of_this_release() -> None:
     assert main(["--check"]) == 0
-    (api, errors) = pages().values()
+    (api, errors, of_focus) = pages().values()
     assert all(f"`{code}`" in errors for code in CODES)
     assert all(f"## {name.replace('<', '{').replace('>', '}')}\n" in api for name in ROUTES)
+    assert all(f"`{name}`" in of_focus for name in (*focus.columns(), *focus.VIEWS))
+    assert all(f"`{rule.id}`" in of_focus for rule in row_rules())
