@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from itertools import groupby
 from typing import NamedTuple
@@ -17,6 +17,8 @@ from typing import NamedTuple
 from shared.core.dates import Dates
 from shared.core.period import Unit, days, end_of
 from shared.core.spec import Coverage
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class State(StrEnum):
@@ -75,6 +77,22 @@ class Due(NamedTuple):
     looked_at: datetime
 
 
+class _Seen(NamedTuple):
+    """What the tables say of one unit together.
+
+    `reached` is by table; `looked_at` the oldest look, None while a table has not seen the unit's end.
+    """
+
+    reached: Mapping[str, datetime]
+    looked_at: datetime | None
+    closes: datetime
+    empty: bool
+
+    @property
+    def final(self) -> bool:
+        return self.looked_at is not None and self.looked_at >= self.closes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One pipeline with one credential, and what its tables hold, by table and the unit's first day.
@@ -90,57 +108,58 @@ class Source:
 
     def days(self, asked: Dates, now: datetime) -> dict[date, Day]:
         """What is known of every day asked for."""
-        return {day: self._day(day, now) for day in days(asked.start, asked.end)}
+        unit, found = self.rule.unit, {}
+        for first in unit.firsts(asked.start, asked.end):
+            seen = self._seen(first)
+            for day in days(max(first, asked.start), min(unit.last(first), asked.end)):
+                found[day] = self._day(day, seen, now)
+        return found
 
     def due(self, asked: Dates, now: datetime, older_than: timedelta) -> list[Due]:
         """Whole units that have ended and are provisional, where a look is worth its price.
 
         That is when it makes them final, or when the last one is older than that.
         """
-        if not self.in_use:
-            return []
         unit, found = self.rule.unit, []
-        for first in unit.firsts(asked.start, asked.end):
-            last = unit.last(first)
-            if self._lacking(last) or (self.first_day and last < self.first_day):
-                continue  # a gap, if anything
-            looked_at = min(held.looked_at() for held in self._held(last))
-            closes = self._closes(last)
-            if looked_at < closes and (closes <= now or now - looked_at >= older_than):
-                found.append(Due(first, last, looked_at))
+        for first in unit.firsts(asked.start, asked.end) if self.in_use else ():
+            last, seen = unit.last(first), self._seen(first)
+            if seen.looked_at is None or seen.final or self._outside(last):
+                continue
+            if seen.closes <= now or now - seen.looked_at >= older_than:
+                found.append(Due(first, last, seen.looked_at))
         return _joined(found)
 
-    def _day(self, day: date, now: datetime) -> Day:
-        lacking = self._lacking(day)
+    def _seen(self, first: date) -> _Seen:
+        unit, last = self.rule.unit, self.rule.unit.last(first)
+        held = {
+            table: self.held[table, first]
+            for table in self.rule.tables
+            if (table, first) in self.held
+        }
+        reached = {table: each.reached(unit) for table, each in held.items()}
+        whole = len(held) == len(self.rule.tables) and min(reached.values()) >= end_of(last)
+        return _Seen(
+            reached=reached,
+            looked_at=min(each.looked_at() for each in held.values()) if whole else None,
+            closes=end_of(last) + timedelta(days=self.rule.final_after_days),
+            empty=not any(each.rows for each in held.values()),
+        )
+
+    def _day(self, day: date, seen: _Seen, now: datetime) -> Day:
+        end = end_of(day)
+        lacking = tuple(
+            table for table in self.rule.tables if seen.reached.get(table, _NEVER) < end
+        )
         if not lacking:
-            rows = any(held.rows for held in self._held(day))
-            return Day(State.LOADED if rows else State.EMPTY, final=self._final(day))
-        if not self.in_use or (self.first_day and day < self.first_day):
+            return Day(State.EMPTY if seen.empty else State.LOADED, final=seen.final)
+        if not self.in_use or self._outside(day):
             return Day(State.OUTSIDE)
-        if now < end_of(day) + timedelta(days=self.rule.expected_after_days):
+        if now < end + timedelta(days=self.rule.expected_after_days):
             return Day(State.PENDING)
         return Day(State.MISSING, lacking=lacking)
 
-    def _final(self, day: date) -> bool:
-        """A month that was never seen to its end is not final, however long ago it was looked at."""
-        last = self.rule.unit.last(day)
-        return not self._lacking(last) and all(
-            held.looked_at() >= self._closes(last) for held in self._held(last)
-        )
-
-    def _lacking(self, day: date) -> tuple[str, ...]:
-        unit = self.rule.unit
-        end = end_of(day)
-        tables = ((table, self.held.get((table, unit.first(day)))) for table in self.rule.tables)
-        return tuple(table for table, held in tables if held is None or held.reached(unit) < end)
-
-    def _held(self, day: date) -> list[Held]:
-        """Of every table, where none is lacking."""
-        first = self.rule.unit.first(day)
-        return [self.held[table, first] for table in self.rule.tables]
-
-    def _closes(self, last: date) -> datetime:
-        return end_of(last) + timedelta(days=self.rule.final_after_days)
+    def _outside(self, day: date) -> bool:
+        return self.first_day is not None and day < self.first_day
 
 
 def spans(known: Mapping[date, Day]) -> list[Span]:

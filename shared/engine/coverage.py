@@ -26,7 +26,7 @@ from shared.vault import CredentialInfo
 from shared.warehouse import LoadedSlice, LoadsOf
 
 MOST_SOURCES = 50
-_MOST_ROWS = 20_000  # of `_loads` for a page: no source of MAX_DAYS days has so many
+_MOST_ROWS = 20_000  # of `_loads` for a page, unless one source alone may have more
 
 
 class DaysView(View, frozen=True, kw_only=True):
@@ -120,7 +120,7 @@ def coverage(app: App, org: str, asked: Asked, limit: int, cursor: str | None) -
     after = None if cursor is None else _place(cursor)
     pipelines = _pipelines(app, asked)
     credentials = {(info.provider, info.credential_id): info for info in app.vault.find(org)}
-    read = _read(app, org, asked, pipelines, after) if pipelines else _Read({})
+    read = _read(app, org, asked, pipelines, limit, after) if pipelines else _Read({})
     keys = sorted(
         key
         for key in {*read.held, *_expected(app, asked, pipelines, credentials)}
@@ -193,11 +193,24 @@ def _expected(
 
 
 def _read(
-    app: App, org: str, asked: Asked, pipelines: Mapping[str, Pipeline], after: _Key | None
+    app: App,
+    org: str,
+    asked: Asked,
+    pipelines: Mapping[str, Pipeline],
+    limit: int,
+    after: _Key | None,
 ) -> _Read:
+    """As many markers as `limit` sources can have, but no more than are good for a page's memory.
+
+    They are always more than those of one source, so that a page gets on.
+    """
     rules = [_rule(pipeline) for pipeline in pipelines.values()]
+    tables = tuple(sorted({table for rule in rules for table in rule.tables}))
+    units = max(len(rule.unit.firsts(*asked.dates)) for rule in rules)
+    usual = units * max(len(rule.tables) for rule in rules) * limit
+    most = max(min(usual, _MOST_ROWS), units * len(tables)) + 1
     where = LoadsOf(
-        tables=tuple(sorted({table for rule in rules for table in rule.tables})),
+        tables=tables,
         pipelines=tuple(pipelines),
         credential_id=asked.credential_id,
         first=min(rule.unit.first(asked.dates.start) for rule in rules),
@@ -205,14 +218,14 @@ def _read(
         after=after,
     )
     try:
-        rows = app.warehouse().loads(dataset_of(org, app.environment), where, _MOST_ROWS)
+        rows = app.warehouse().loads(dataset_of(org, app.environment), where, most)
     except Transient as exc:
         raise Unavailable(f"the warehouse cannot be asked what is loaded: {exc}") from exc
     held: dict[_Key, dict[tuple[str, date], Held]] = {}
     for row in rows:
-        units = held.setdefault(_Key(row.slice.pipeline_id, row.slice.credential_id), {})
-        units[row.table, row.slice.run_date] = _held(row)
-    if len(rows) < _MOST_ROWS:
+        of_source = held.setdefault(_Key(row.slice.pipeline_id, row.slice.credential_id), {})
+        of_source[row.table, row.slice.run_date] = _held(row)
+    if len(rows) < most:
         return _Read(held)
     end = max(held)
     del held[end]

@@ -1,7 +1,8 @@
 """Datasets and tables of BigQuery: how they are made, and which columns may be added.
 
 Money is BIGNUMERIC, lineage REQUIRED; a table is partitioned by the day of ingestion and clustered by its
-slice. What is named here is validated, and quoted in backticks.
+slice. `_loads` and `_rejects` are partitioned by the month of their slices: both are only ever asked for
+some dates. What is named here is validated, and quoted in backticks.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ KINDS = {
     ColumnType.JSON: "JSON",
 }
 TURNS = "_turns"
-_PARTITION = "x_ingestion_date"
 _CLUSTERED = ("x_org_slug", "x_pipeline_id", "x_credential_id", "x_pipeline_run_date")
 _LEDGER_CLUSTERED = ("table_name", "x_pipeline_id", "x_credential_id", "x_pipeline_run_date")
 _ALTERATIONS = 5
@@ -64,6 +64,7 @@ class Tables:
                 dataset,
                 name,
                 [*map(_field, fields)],
+                partition=("x_pipeline_run_date", "MONTH"),
                 clustered=_LEDGER_CLUSTERED,
                 description=f"{name} of the engine: written with every load, by nobody else",
             )
@@ -110,7 +111,7 @@ class Tables:
                     dataset,
                     table.name,
                     [*map(_column, table.columns), *map(_field, LINEAGE)],
-                    partition=_PARTITION,
+                    partition=("x_ingestion_date", "DAY"),
                     clustered=_CLUSTERED,
                     description="Loaded slice by slice; _loads says what of, and by which run",
                 )
@@ -168,7 +169,7 @@ class Tables:
         fields: Sequence[Any],
         *,
         description: str,
-        partition: str | None = None,
+        partition: tuple[str, str] | None = None,
         clustered: Sequence[str] = (),
         expires: datetime | None = None,
     ) -> None:
@@ -177,7 +178,8 @@ class Tables:
         made = bigquery.Table(self.full(dataset, name), schema=fields)
         made.description = description
         if partition is not None:
-            made.time_partitioning = bigquery.TimePartitioning(field=partition)
+            field, unit = partition
+            made.time_partitioning = bigquery.TimePartitioning(type_=unit, field=field)
         if clustered:
             made.clustering_fields = clustered
         if expires is not None:

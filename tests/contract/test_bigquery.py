@@ -27,6 +27,7 @@ from shared.warehouse import (
     ColumnType,
     Files,
     Load,
+    LoadsOf,
     NullRule,
     Reading,
     SourceFile,
@@ -635,6 +636,29 @@ def test_tables_are_partitioned_clustered_and_described(
     assert all(fields[name]["description"] for name in lineage)
     (other,) = [made for name, made in sent.items() if name != "costs"]
     assert int(other["expirationTime"]) == (NOW + timedelta(days=1)).timestamp() * 1000
+
+
+def test_what_is_loaded_is_kept_and_asked_for_by_the_month(
+    warehouse: BigQueryWarehouse, before: Door
+) -> None:
+    """So that coverage of a year reads twelve partitions of however many there are."""
+    drop(warehouse, "acme_ledger")
+    warehouse.create_dataset("acme_ledger")
+    made = [
+        asked.json["timePartitioning"]
+        for asked in before.asked
+        if asked.method == "POST" and asked.says("x_pipeline_run_date")
+    ]
+    assert made == [{"field": "x_pipeline_run_date", "type": "MONTH"}] * 2
+    before.asked.clear()
+    where = LoadsOf(tables=("costs",), first=date(2024, 9, 1), last=date(2024, 10, 5))
+    assert warehouse.loads("acme_ledger", where) == []
+    (job,) = sent_jobs(before)
+    sql = job["configuration"]["query"]["query"]
+    assert (
+        "WHERE table_name IN (@table_name_0) AND x_pipeline_run_date >= DATE '2024-09-01' "
+        "AND x_pipeline_run_date <= DATE '2024-10-05'"
+    ) in sql
 
 
 def test_every_job_says_whose_it_is_and_what_it_may_cost(

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -72,6 +73,13 @@ class Sources:
         assert reply.status == 200, reply
         found: dict[str, Any] = reply.json
         return found
+
+    def pages(self, **query: Any) -> Iterator[dict[str, Any]]:
+        page = self.page(**query)
+        yield page
+        while page["next"] is not None:
+            page = self.page(cursor=page["next"], **query)
+            yield page
 
     def one(self, credential_id: str = "main", **query: Any) -> dict[str, Any]:
         (found,) = self.page(credential_id=credential_id, **query)["sources"]
@@ -140,23 +148,23 @@ def test_a_run_that_failed_leaves_its_days_missing(sources: Sources) -> None:
 
 
 def test_credentials_are_counted_apart_and_page_by_page(sources: Sources) -> None:
-    sources.export("first").deliver(PERIOD, [row(1, PERIOD)])
     later = LAST - timedelta(days=2)
     sources.export("second", first_day=str(later))
-    assert sources.run("first")["status"] == "completed"
-    page = sources.page(limit=1)
-    (first,) = page["sources"]
-    assert (first["credential_id"], first["counts"]["missing"]) == ("first", 0)
-    page = sources.page(limit=1, cursor=page["next"])
-    (second,) = page["sources"]
-    assert told(second) == [
+    for name in ("first", "third"):
+        sources.export(name).deliver(PERIOD, [row(1, PERIOD)])
+        assert sources.run(name)["status"] == "completed"
+    first, second, third = (page["sources"] for page in sources.pages(limit=1))
+    assert [*first, *second, *third] == sources.page()["sources"]
+    assert [found[0]["credential_id"] for found in (first, third)] == ["first", "third"]
+    assert told(first[0]) == told(third[0]) == [in_row(FIRST, LAST, "loaded", final=True)]
+    assert told(second[0]) == [
         in_row(FIRST, later - timedelta(days=1), "outside"),
         in_row(later, LAST, "missing"),
     ]
-    assert page["next"] is None
-    assert sources.page(cursor="aws_cost_billing/second")["sources"] == []
+    assert [len(page["sources"]) for page in sources.pages(limit=2)] == [2, 1]
+    assert sources.page(cursor="aws_cost_billing/third")["sources"] == []
     assert sources.page(provider="gcp")["sources"] == []
-    assert len(sources.page(provider="aws", pipeline_id="aws_cost_billing")["sources"]) == 2
+    assert len(sources.page(provider="aws", pipeline_id="aws_cost_billing")["sources"]) == 3
 
 
 def test_what_a_credential_out_of_use_has_loaded_stays_loaded(sources: Sources) -> None:

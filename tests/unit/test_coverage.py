@@ -49,7 +49,8 @@ def states(source: Source, now: datetime, asked: Dates = NOVEMBER) -> str:
 
 
 def test_before_any_load_a_day_is_missing_once_it_is_expected() -> None:
-    assert states(month(), at(10)) == "M" * 8 + "P" * 22
+    assert states(month(), at(10)) == states(month(), at(10, 0)) == "M" * 8 + "P" * 22
+    assert states(month(), at(9, 23)) == "M" * 7 + "P" * 23
     assert states(month(expected_after_days=0), at(10)) == "M" * 9 + "P" * 21
 
 
@@ -81,6 +82,8 @@ def test_an_empty_month_is_no_gap() -> None:
     assert states(month(made(at(16, month=12), rows=0)), at(20, month=12)) == "F" * 30
     empty = month(made(at(2, month=12), rows=0)).days(NOVEMBER, at(20, month=12))
     assert set(empty.values()) == {Day(State.EMPTY)}
+    one_has_rows = month(made(at(2, month=12), rows=0), made(at(2, month=12)), tables=TABLES)
+    assert states(one_has_rows, at(20, month=12)) == "L" * 30
 
 
 def test_a_day_is_loaded_when_every_table_has_it() -> None:
@@ -91,6 +94,16 @@ def test_a_day_is_loaded_when_every_table_has_it() -> None:
     assert known[date(2026, 11, 5)].lacking == ("costs",)
     assert month(raw, tables=TABLES).days(NOVEMBER, at(10))[NOVEMBER.start].lacking == ("costs",)
     assert month(tables=TABLES).days(NOVEMBER, at(10))[NOVEMBER.start].lacking == TABLES
+
+
+def test_the_table_that_was_looked_at_first_decides_what_is_final() -> None:
+    late, early = made(at(20, month=12)), made(at(10, month=12))
+    for tables in ((late, early), (early, late)):
+        source = month(*tables, tables=TABLES)
+        assert states(source, at(20, month=12)) == "L" * 30
+        (due,) = source.due(NOVEMBER, at(20, month=12), WEEK)
+        assert due.looked_at == at(10, month=12)
+    assert states(month(late, late, tables=TABLES), at(20, month=12)) == "F" * 30
 
 
 def test_a_clock_that_is_ahead_reaches_no_day_that_has_not_ended() -> None:
@@ -166,7 +179,7 @@ def test_nothing_is_expected_before_the_first_day_or_of_what_is_out_of_use() -> 
 def test_a_month_is_due_when_a_look_would_make_it_final() -> None:
     source = month(made(at(10, month=12)))
     assert source.due(NOVEMBER, at(15, month=12), WEEK) == []
-    assert source.due(NOVEMBER, at(16, month=12), WEEK) == [Due(*NOVEMBER, at(10, month=12))]
+    assert source.due(NOVEMBER, at(16, 0, month=12), WEEK) == [Due(*NOVEMBER, at(10, month=12))]
     assert month(made(at(16, month=12))).due(NOVEMBER, at(31, month=12), WEEK) == []
 
 
@@ -276,9 +289,14 @@ def test_a_newer_load_makes_no_day_worse(
     """Newer as the fence has it, by a younger run: a source that is older loads nothing at all."""
     assume(source.held)
     key = data.draw(st.sampled_from(sorted(source.held)))
-    before, newer = source.held[key], data.draw(loads())
-    assume(newer.source_at >= before.source_at and newer.run_created_at >= before.run_created_at)
-    assume(newer.committed_at >= before.committed_at)
+    later = [data.draw(st.timedeltas(timedelta(0), timedelta(days=60))) for _ in range(3)]
+    before = source.held[key]
+    newer = Held(
+        data.draw(st.sampled_from([0, 5])),
+        before.source_at + later[0],
+        before.run_created_at + later[1],
+        before.committed_at + later[1] + later[2],
+    )
     after = Source(
         rule=source.rule,
         held={**source.held, key: newer},
