@@ -8,6 +8,8 @@ from types import MappingProxyType
 from shared.processors.billing_export import billing_export
 from shared.processors.gcp_api_extractor import gcp_api_extractor
 from shared.processors.noop import noop
+from shared.processors.payg_cost import payg_cost
+from shared.processors.payg_usage import payg_usage
 from shared.processors.procedure_executor import procedure_executor
 from shared.step import Processor
 
@@ -18,6 +20,8 @@ PROCESSORS: Mapping[str, Processor] = MappingProxyType(
             billing_export,
             gcp_api_extractor,
             noop,
+            payg_cost,
+            payg_usage,
             procedure_executor,
         )
     }

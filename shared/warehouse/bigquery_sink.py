@@ -262,7 +262,7 @@ def read_back(
             for place, name in enumerate(watched)
         ),
     ]
-    return f"SELECT {', '.join(parts)} {source} GROUP BY run_date, unit"
+    return f"SELECT {', '.join(parts)} {source} GROUP BY 1, 2"
 
 
 def read(rows: Sequence[tuple[Any, ...]], totals: int, watched: Sequence[str]) -> ReadBack:

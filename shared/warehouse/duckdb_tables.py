@@ -159,7 +159,7 @@ def read_back(
     for day, unit, count, digest, *parts in session.run(
         f"SELECT x_pipeline_run_date, coalesce({money}, '') AS unit, count(*), sum(hash({hashed}))"
         f"{sums}{nulls} FROM {_name(dataset, table)} WHERE {covered.where()} "
-        "GROUP BY x_pipeline_run_date, unit",
+        "GROUP BY 1, 2",
         covered.params,
     ):
         loaded = []

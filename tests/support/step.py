@@ -14,7 +14,7 @@ import msgspec
 
 from shared.bootstrap import load_providers
 from shared.core.lineage import Fence, LoadReceipt, Slice, Writer
-from shared.core.providers import Provider
+from shared.core.providers import Provider, Rate
 from shared.core.secret import Secret
 from shared.engine.tokens import token_exchange
 from shared.errors import Terminal
@@ -65,6 +65,7 @@ class BareStep:
     deadline: datetime = datetime(2099, 1, 1, tzinfo=UTC)
     secret: Secret = field(default_factory=lambda: Secret("{}"))
     base_urls: Mapping[str, str] = field(default_factory=dict)  # in place of the registry's
+    limits: Rate | None = None  # likewise
     log: Lines = field(default_factory=Lines)
     checks: int = 0
     writer: Writer = field(init=False)
@@ -76,7 +77,11 @@ class BareStep:
     @cached_property
     def registry(self) -> Provider:
         found = load_providers(ROOT / "configs").get(self.provider)
-        return msgspec.structs.replace(found, base_urls={**found.base_urls, **self.base_urls})
+        return msgspec.structs.replace(
+            found,
+            base_urls={**found.base_urls, **self.base_urls},
+            limits=self.limits or found.limits,
+        )
 
     @cached_property
     def http(self) -> Http:
