@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-cloud emulators check check-terraform format chaos fuzz bench lock clean
+.PHONY: help setup demo dev test test-cloud emulators check check-terraform focus-validator format chaos fuzz bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -44,6 +44,9 @@ check: $(VENV)/.dev  ## lint, format, types, dependency rule, configs and their 
 check-terraform: .venv-checkov/.ready  ## what terraform/ leaves open; each exception is named there with its reason
 	.venv-checkov/bin/checkov --directory terraform --skip-download --compact --quiet
 
+focus-validator: $(VENV)/.dev .venv-focus/.ready  ## a second opinion on our FOCUS rows: the FinOps Foundation's validator (Python 3.12)
+	$(BIN)/pytest -m "cloud and slow" tests/integration/test_official_validator.py
+
 format: $(VENV)/.dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -67,6 +70,7 @@ lock:  ## pin requirements*.txt anew from requirements/*.in: UPGRADE=1 takes new
 	$(COMPILE) requirements/emulators/tasks.in -o requirements/emulators/tasks.txt
 	$(call COMPILE,3.13) requirements/emulators/bigquery.in -o requirements/emulators/bigquery.txt
 	$(COMPILE) requirements/checkov.in -o requirements/checkov.txt
+	$(call COMPILE,3.12) requirements/focus-validator.in -o requirements/focus-validator.txt
 
 # One file for Python 3.11 and later on every platform; no index is named in it.
 COMPILE = .venv-lock/bin/uv pip compile --quiet --python-version $(or $(1),3.11) --universal --generate-hashes \
@@ -121,4 +125,12 @@ PYTHON_3_13 = $(or $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/
 		HOME=$(CURDIR)/.venv-bigquery/home .venv-bigquery/bin/python -c \
 			"import duckdb; duckdb.connect().execute(\"INSTALL '$$file'\")" || exit 1; \
 	done
+	@touch $@
+
+PYTHON_3_12 = $(or $(shell python3.12 -c 'import sys; print(sys.executable)' 2>/dev/null),$(addsuffix /bin/python,$(shell pyenv prefix 3.12.1 2>/dev/null)))
+
+.venv-focus/.ready: requirements/focus-validator.txt
+	@test -n "$(PYTHON_3_12)" || { echo "Python 3.12 is needed, as python3.12 or of pyenv" >&2; exit 1; }
+	$(PYTHON_3_12) -m venv .venv-focus
+	.venv-focus/bin/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r $<
 	@touch $@

@@ -85,6 +85,7 @@ _UNIT = rf"([0-9]+ )?{_WORD}(-{_WORD})*(/([0-9]+ )?{_WORD}(-{_WORD})*)?"
 
 _TAX = "ChargeCategory = 'Tax'"
 _PRICED = "ChargeCategory IN ('Usage', 'Purchase') AND COALESCE(ChargeClass, '') != 'Correction'"
+_UNUSUAL = "ChargeCategory IN ('Adjustment', 'Credit', 'Tax')"
 _UNUSED = "COALESCE(CommitmentDiscountStatus, '') = 'Unused'"
 
 
@@ -352,7 +353,7 @@ def _usage_rules() -> Iterator[Rule]:
     yield Rule(
         "ConsumedQuantity.usage",
         ("ConsumedQuantity", "ChargeCategory"),
-        "ConsumedQuantity IS NOT NULL AND ChargeCategory != 'Usage'",
+        f"ConsumedQuantity IS NOT NULL AND ({_UNUSUAL} OR ChargeCategory = 'Purchase')",
         "ConsumedQuantity is null where the charge is no Usage.",
     )
     yield Rule(
@@ -389,8 +390,7 @@ def _commitment_rules() -> Iterator[Rule]:
     yield Rule(
         "CommitmentDiscountQuantity.other",
         ("CommitmentDiscountQuantity", "CommitmentDiscountId", "ChargeCategory"),
-        "CommitmentDiscountQuantity IS NOT NULL AND (CommitmentDiscountId IS NULL "
-        "OR ChargeCategory NOT IN ('Usage', 'Purchase'))",
+        f"CommitmentDiscountQuantity IS NOT NULL AND (CommitmentDiscountId IS NULL OR {_UNUSUAL})",
         "CommitmentDiscountQuantity is null but for Usage and Purchase of a commitment discount.",
     )
     yield Rule(
@@ -564,7 +564,8 @@ def _value_rules() -> Iterator[Rule]:
     yield Rule(
         "ServiceSubcategory.parent",
         ("ServiceCategory", "ServiceSubcategory"),
-        f"ServiceSubcategory IN ({_listed(focus.subcategories())}) "
+        f"ServiceCategory IN ({_listed(set(focus.subcategories().values()))}) "
+        f"AND ServiceSubcategory IN ({_listed(focus.subcategories())}) "
         f"AND CONCAT(ServiceCategory, '/', ServiceSubcategory) NOT IN ({_listed(parents)})",
         "A ServiceSubcategory stands with the one ServiceCategory that it belongs to.",
         since="1.1",

@@ -24,6 +24,7 @@ ROWS = (
     focus_row("large", ListCost=Decimal("1e12")),
     focus_row("huge", ListUnitPrice=Decimal("1e15"), PricingQuantity=Decimal("1e15")),
     focus_row("category", ServiceCategory="Database"),
+    focus_row("parent", ServiceSubcategory="Block Storage"),
     focus_row("unit", PricingUnit="foo bar"),
     focus_row("tags", Tags='{"a": ["b"]}', SkuPriceDetails='{"Cores": 4}'),
     focus_row("end", BillingPeriodEnd=datetime(2025, 2, 28, tzinfo=UTC)),
@@ -75,11 +76,11 @@ def test_the_same_rows_break_the_same_rules(warehouse: Warehouse) -> None:
         "ListCost.product": (3, ("huge", "large", "price")),
         "PricingUnit.format": (1, ("unit",)),
         "ServiceCategory.allowed": (1, ("category",)),
-        "ServiceName.one_category": (15, ("Amazon EC2: Compute, Database",)),
-        "ServiceSubcategory.parent": (1, ("category",)),
+        "ServiceName.one_category": (16, ("Amazon EC2: Compute, Database",)),
+        "ServiceSubcategory.parent": (1, ("parent",)),
         "SkuPriceDetails.keys": (1, ("tags",)),
         "Tags.shape": (1, ("tags",)),
-        "x_cost_basis.one_source": (15, (day,)),
+        "x_cost_basis.one_source": (16, (day,)),
         "x_row_id.loaded_twice": (2, ("alike",)),
     }
     assert not report.passed

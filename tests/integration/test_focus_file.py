@@ -62,7 +62,7 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = (
-    Mutation("ChargeCategory.allowed", 1, {"ChargeCategory": "usage", "ConsumedQuantity": "NULL", "ConsumedUnit": "NULL"}),
+    Mutation("ChargeCategory.allowed", 1, {"ChargeCategory": "usage"}),
     Mutation("PricingCategory.allowed", 3, {"PricingCategory": "On-Demand"}),
     Mutation("ServiceCategory.allowed", 4, {"ServiceCategory": "Integrations"}),
     Mutation("PricingUnit.format", 6, {"PricingUnit": "foo bar"}),
