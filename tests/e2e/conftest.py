@@ -1,4 +1,7 @@
-"""One system a module, on each set of backends: its organizations keep the tests apart."""
+"""One system on each set of backends, for all tests of a process: organizations keep them apart.
+
+To start the functions of one in the cloud mode, and to stop them, takes as long as a hundred tests.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ _numbers = itertools.count(1)
 Opener = Callable[[], System]
 
 
-@pytest.fixture(scope="module", params=["embedded", pytest.param("cloud", marks=pytest.mark.cloud)])
+@pytest.fixture(
+    scope="session", params=["embedded", pytest.param("cloud", marks=pytest.mark.cloud)]
+)
 def opener(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opener:
     """Makes another system on the same set of backends."""
     if request.param == "embedded":
@@ -25,7 +30,7 @@ def opener(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return lambda: CloudSystem(tmp_path_factory.mktemp("system"), backends)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def system(opener: Opener) -> Iterator[System]:
     with opener() as made:
         yield made
