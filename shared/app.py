@@ -67,4 +67,4 @@ class App:
     callers: Callable[[str, str], None] | None = None
     requests_per_minute: int = 12_000
     failed_keys_per_minute: int = 60
-    followers: int = 4  # half the threads of a process
+    followers: int = 4  # half the threads of `pipelines dev`

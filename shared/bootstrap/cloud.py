@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from shared.firestore import Database
 
 
+FOLLOWERS = 16  # half the requests that terraform/functions.tf lets an instance of the API have
+
+
 class Opened(NamedTuple):
     """An engine, and what releases its connections."""
 
@@ -133,6 +136,7 @@ def open_cloud(
             else _callers(cloud, cloud.push_account, now),
             requests_per_minute=settings.requests_per_minute,
             failed_keys_per_minute=settings.failed_keys_per_minute,
+            followers=FOLLOWERS,
             timing=timing,
             project_id=project,
             environment=settings.environment,
