@@ -1,9 +1,9 @@
 # `make` lists the targets. Everything runs from .venv; two stamps say what is installed in it.
 # The dev set contains the embedded one in the same versions, so installing it over is additive.
 PYTHON ?= python3
-SEEDS  ?= 20
+SEEDS  ?= 1000
 CLOUD  ?= cloud
-CLOUD_SEEDS ?= 5
+CLOUD_SEEDS ?= 100
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
@@ -51,7 +51,7 @@ format: $(VENV)/.dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## kill processes at every point of a run, here and on emulators: SEEDS=100 CLOUD_SEEDS=20 for more
+chaos: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## kill processes at every point of a run, here and on emulators, for hours: SEEDS=20 CLOUD_SEEDS=5 for less
 	$(BIN)/pytest tests/chaos --seeds $(SEEDS)
 	$(BIN)/pytest tests/chaos -m cloud --seeds $(CLOUD_SEEDS)
 

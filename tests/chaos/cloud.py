@@ -53,7 +53,9 @@ from tests.support.pubsub import pull, subscribe, tasks
 from tests.support.system import configs_in
 
 HERE = Path(__file__).parent
-LIMIT_SECONDS = 100
+LIMIT_SECONDS = (
+    240  # a scene takes ten; four loads on a machine that does ten other things, a minute each
+)
 LOOK_SECONDS = 0.05
 FREEZE_SECONDS = (TIMING.lease + TIMING.lease_grace).total_seconds() + 2
 AWAY_SECONDS = 4.0
@@ -308,8 +310,11 @@ def _called(system: CloudSystem, ask: Ask, org: str, deadline: float) -> str:
 
 def _played(stage: _Stage, folder: Path, found: Left, seconds: float) -> Played:
     notes = noted(folder / NOTES)
-    ran = [tuple(json.loads(note.text)) for note in notes["ran"]]
-    closed = [tuple(json.loads(note.text)) for note in notes["closed"]]
+    # The runs of a scene that was given up may go on in this one: they are none of its.
+    ran, closed = (
+        [told for note in notes[kind] if (told := tuple(json.loads(note.text)))[0] in found.runs]
+        for kind in ("ran", "closed")
+    )
     results = {
         (run_id, one.key): one.result
         for run_id, ended in found.runs.items()

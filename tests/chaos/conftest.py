@@ -21,7 +21,7 @@ from tests.chaos.world import World
 if TYPE_CHECKING:
     from tests.chaos.cloud import CloudWorld
 
-SEEDS = 5  # in CI, beside a scene for every point
+SEEDS = 30  # in CI, beside a scene for each of the ten sorts of points
 CLOUD_SEEDS = 2  # in `make test-cloud`: on emulators a scene takes ten seconds and more
 
 

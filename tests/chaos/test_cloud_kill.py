@@ -14,7 +14,7 @@ from tests.chaos.conftest import Figures
 from tests.chaos.proxies import Freeze, Kill
 from tests.chaos.scenes import LIGHT, ONE, Played, Scene, drawn, faults
 
-pytestmark = [pytest.mark.cloud, pytest.mark.kill, pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cloud, pytest.mark.kill, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def played(world: CloudWorld, scene: Scene, seed: int, figures: Figures) -> Played:
