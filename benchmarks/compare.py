@@ -2,9 +2,10 @@
 
     python benchmarks/compare.py [COMMIT] [--rounds 5] [--runs 400]
 
-Without a commit it is the last one, beside what is changed since. Each round runs the script of either tree once, so that both meet the same noise of the machine. The
-figures are medians of the rounds; a ratio above 1 is slower, or more, than then. Both run with the
-packages that are installed now.
+Without a commit it is the last one, beside what is changed since. Each round runs the script of either
+tree once, so that both meet the same noise of the machine. A ratio above 1 is slower, or more, than then;
+that of the best rounds is the one to go by, since what else runs on the machine can only add to a figure.
+Both run with the packages that are installed now.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ def main() -> None:
             ]
         finally:
             git("worktree", "remove", "--force", str(then))
-    print(f"{'':<26} {options.commit:>10} {'now':>10} {'ratio':>7}   of {len(rounds)} rounds")
+    print(f"{len(rounds)} rounds: best and median of {options.commit}, of now, and their ratios")
     for name in FIGURES:
-        before, now = (statistics.median(one[side][name] for one in rounds) for side in (0, 1))
-        ratios = sorted(after[name] / earlier[name] for earlier, after in rounds)
+        before, now = ([one[side][name] for one in rounds] for side in (0, 1))
+        best, middle = (of(now) / of(before) for of in (min, statistics.median))
         print(
-            f"{name:<26} {before:>10.2f} {now:>10.2f} {now / before:>7.2f}"
-            f"   {ratios[0]:.2f}-{ratios[-1]:.2f}"
+            f"{name:<26} {min(before):>8.2f} {statistics.median(before):>8.2f}"
+            f" {min(now):>8.2f} {statistics.median(now):>8.2f}   {best:.2f} {middle:.2f}"
         )
 
 
