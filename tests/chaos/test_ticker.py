@@ -20,7 +20,7 @@ from shared.engine.submit import tombstone
 from shared.log import Level
 from shared.settings import ROOT, Settings
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0
 PLAN = Plan(
     address="", pipeline_id="", provider="", domain="", version="", config_hash="", steps=()
 )

@@ -371,7 +371,7 @@ def test_a_server_that_does_not_answer_is_unavailable_within_its_tries(server: K
     began = time.monotonic()
     with pytest.raises(Unavailable, match="waiting may help"):
         ring.wrap(KEY, b"acme")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     ring.close()
 
 
@@ -383,7 +383,7 @@ def test_no_server_at_all_is_unavailable_within_seconds() -> None:
     began = time.monotonic()
     with pytest.raises(Unavailable, match="waiting may help"):
         ring.unwrap(b"wrapped", b"acme")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     ring.close()
 
 

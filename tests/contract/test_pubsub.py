@@ -97,7 +97,7 @@ def test_without_its_server_it_is_unavailable_in_seconds_and_goes_on_when_it_is_
     began = time.monotonic()
     with pytest.raises(Unavailable, match="waiting may help"):
         send(b"gone")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     cable.mend()
     assert soon(lambda: _done(lambda: send(b"back")))
     assert soon(lambda: scene.endpoint.bodies()[-1] == b"back")

@@ -874,7 +874,7 @@ def test_an_interrupted_load_stops_and_changes_nothing(folder: Folder) -> None:
 
     thread = threading.Thread(target=load)
     thread.start()
-    assert started.wait(10)
+    assert started.wait(60)
     time.sleep(0.2)  # so that a statement runs
     folder.warehouse.interrupt(writer("run-9"))  # somebody else's
     assert not raised

@@ -112,7 +112,7 @@ def start(data: Path, configs: Path) -> Dev:
 def stop(dev: Dev, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
     if dev.process.poll() is None:
         dev.process.send_signal(how)
-    _, told = dev.process.communicate(timeout=30)
+    _, told = dev.process.communicate(timeout=60)
     return dev.process.returncode, told
 
 
@@ -204,7 +204,7 @@ def test_a_stranger_gets_from_nothing_to_a_finished_run(shell: Shell, dev: Dev) 
 def test_json_is_what_the_api_says_to_the_byte(shell: Shell, dev: Dev) -> None:
     key = (dev.data / "platform.key").read_text()
     asked = urllib.request.Request(f"{dev.url}/api/v1/admin/orgs/acme", headers={"X-API-Key": key})
-    with urllib.request.urlopen(asked, timeout=10) as answer:
+    with urllib.request.urlopen(asked, timeout=60) as answer:
         raw = answer.read().decode()
     assert shell("orgs", "show", "acme", "--json").stdout == raw
     refused = shell("orgs", "show", "nobody", "--json", code=2)
@@ -321,7 +321,7 @@ def test_ctrl_c_leaves_the_run_and_says_how_to_find_it(shell: Shell) -> None:
     while "running" not in told:
         told += process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    out, rest = process.communicate(timeout=20)
+    out, rest = process.communicate(timeout=60)
     assert process.returncode == 130, out + rest
     run_id = re.findall(r"r[0-9a-f]{25}", told)[0]
     assert f"interrupted; run {run_id} goes on" in rest
@@ -347,7 +347,7 @@ def test_a_terminal_sees_the_steps_move_and_no_color_means_none(shell: Shell, co
         while part := os.read(ours, 65_536):
             told += part
     os.close(ours)
-    assert process.wait(timeout=20) == 0, told
+    assert process.wait(timeout=60) == 0, told
     assert (b"\x1b[" in told) is colour
     assert "✓".encode() in told or not colour
     assert b"completed" in told
@@ -357,7 +357,7 @@ def test_a_terminal_sees_the_steps_move_and_no_color_means_none(shell: Shell, co
 def test_push_endpoints_cannot_be_reached_from_outside(dev: Dev, path: str) -> None:
     asked = urllib.request.Request(dev.url + path, data=b"{}", method="POST")
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(asked, timeout=10)
+        urllib.request.urlopen(asked, timeout=60)
     assert caught.value.code == 404
     assert json.load(caught.value)["error"] == "path_not_found"
     caught.value.close()

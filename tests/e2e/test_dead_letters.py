@@ -14,7 +14,7 @@ from tests.e2e.conftest import Tenant
 from tests.support.system import System
 
 LETTERS = "/admin/dead-letters"
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 
 def parked(system: System, about: str, but: str = "") -> dict[str, Any]:

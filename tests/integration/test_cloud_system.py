@@ -29,7 +29,7 @@ def test_a_step_that_may_take_long_runs_in_a_job_of_its_own(system: CloudSystem)
     (asked,) = system.jobs.asked
     (container,) = asked["overrides"]["containerOverrides"]
     assert container["args"] == [run["run_id"], "long", "1"]
-    assert [process.wait(30) for process in system.jobs.started] == [0]
+    assert [process.wait(60) for process in system.jobs.started] == [0]
 
 
 def test_without_a_token_of_the_pusher_no_function_does_anything(

@@ -75,7 +75,7 @@ class Served:
 
     def stop(self) -> None:
         self.process.terminate()
-        assert self.process.wait(30) == 0
+        assert self.process.wait(60) == 0
 
 
 @pytest.fixture

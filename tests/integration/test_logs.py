@@ -45,7 +45,7 @@ def test_who_follows_a_run_sees_every_line_once_and_while_it_runs(tmp_path: Path
     def only(step: StepContext, config: NoConfig) -> StepResult:
         for number in range(10):
             step.log.info("early", number=number)
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         for number in range(10, 20):
             step.log.info("late", number=number)
         return StepResult(summary=Summary(), evidence=Evidence())
@@ -72,7 +72,7 @@ def test_who_follows_where_too_many_do_is_told_and_holds_nobody_up(tmp_path: Pat
 
     @processor("tests.only", needs_credential=False)
     def only(step: StepContext, config: NoConfig) -> StepResult:
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         step.log.info("at last")
         return StepResult(summary=Summary(), evidence=Evidence())
 

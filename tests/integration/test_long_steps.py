@@ -41,6 +41,7 @@ steps:
   - {step_id: after, ps_type: generic.noop}
 """
 HOUR = timedelta(hours=1)
+SOON = timedelta(seconds=2)  # after which a job that has not started is started again
 
 
 class Scene:
@@ -84,7 +85,7 @@ def soon(done: Callable[[], bool], seconds: float = 30) -> None:
 
 @contextmanager
 def scene(
-    folder: Path, store: str, lease: timedelta = LEASE, job_start: timedelta = timedelta(seconds=2)
+    folder: Path, store: str, lease: timedelta = LEASE, job_start: timedelta = timedelta(seconds=60)
 ) -> Iterator[Scene]:
     with JobsServer(store, lease=lease) as server:
         jobs = CloudRunJobs(
@@ -126,7 +127,7 @@ def test_only_the_long_step_of_a_run_is_a_job(tmp_path: Path, store: str) -> Non
                 "timeout": "841s",
             }
         }
-        assert stage.jobs.started[0].wait(10) == 0
+        assert stage.jobs.started[0].wait(60) == 0
 
 
 def test_a_start_whose_answer_is_lost_is_two_executions_and_one_attempt(
@@ -137,7 +138,7 @@ def test_a_start_whose_answer_is_lost_is_two_executions_and_one_attempt(
         run = stage.ended(stage.run(1.0))
         assert run["status"] == "completed"
         soon(lambda: len(stage.jobs.started) == 2)
-        assert [process.wait(10) for process in stage.jobs.started] == [0, 0]
+        assert [process.wait(60) for process in stage.jobs.started] == [0, 0]
         assert [attempt.result for attempt in stage.attempts(run["run_id"])] == [Result.OK]
 
 
@@ -158,24 +159,24 @@ def test_a_message_that_comes_again_starts_no_second_execution(tmp_path: Path, s
 
 
 def test_a_job_that_is_slow_to_start_is_not_started_again(tmp_path: Path, store: str) -> None:
-    with scene(tmp_path, store, job_start=timedelta(seconds=30)) as stage:
+    with scene(tmp_path, store) as stage:
         stage.jobs.start_after = 2.0  # the message of another step would have come again by now
         assert stage.ended(stage.run())["status"] == "completed"
         assert len(stage.jobs.asked) == 1
 
 
 def test_a_job_that_never_starts_is_started_again(tmp_path: Path, store: str) -> None:
-    with scene(tmp_path, store) as stage:
+    with scene(tmp_path, store, job_start=SOON) as stage:
         stage.jobs.faults.append(Fault.DROPPED)
         run = stage.ended(stage.run())
         assert (run["status"], run["steps"][1]["attempt"]) == ("completed", 1)
-        assert len(stage.jobs.asked) == 2
+        assert len(stage.jobs.asked) >= 2  # on a busy machine the second is slow to start, too
 
 
 def test_while_no_job_can_be_started_the_step_waits_and_others_run(
     tmp_path: Path, store: str
 ) -> None:
-    with scene(tmp_path, store) as stage:
+    with scene(tmp_path, store, job_start=SOON) as stage:
         stage.jobs.faults += [Fault.REFUSED] * 3
         run_id = stage.run()
         soon(lambda: len(stage.jobs.asked) == 3)
@@ -189,7 +190,7 @@ def test_while_no_job_can_be_started_the_step_waits_and_others_run(
 def test_a_job_that_dies_is_lost_with_its_lease_and_the_next_attempt_runs(
     tmp_path: Path, store: str
 ) -> None:
-    with scene(tmp_path, store) as stage:
+    with scene(tmp_path, store, job_start=SOON) as stage:
         run_id = stage.run(1.5)
         stage.claimed(run_id)
         stage.jobs.started[0].kill()
@@ -206,7 +207,7 @@ def test_a_job_that_is_told_to_go_gives_its_attempt_back_at_once(
         run_id = stage.run(3.0)
         stage.claimed(run_id)
         stage.jobs.started[0].send_signal(signal.SIGTERM)
-        assert stage.jobs.started[0].wait(10) == 0
+        assert stage.jobs.started[0].wait(60) == 0
         run = stage.ended(run_id)
         assert run["status"] == "completed"
         first, second = stage.attempts(run_id)
@@ -224,7 +225,7 @@ def test_a_cancel_reaches_the_job(tmp_path: Path, store: str) -> None:
         assert run["status"] == "cancelled"
         (attempt,) = stage.attempts(run_id)
         assert attempt.error is not None  # closed by its worker, not from outside
-        assert stage.jobs.started[0].wait(10) == 0
+        assert stage.jobs.started[0].wait(60) == 0
 
 
 def test_a_job_that_comes_when_nobody_waits_for_it_does_nothing(
@@ -239,7 +240,7 @@ def test_a_job_that_comes_when_nobody_waits_for_it_does_nothing(
         soon(lambda: len(stage.jobs.started) == 1)
         others = [(run_id, "long", "2"), (run_id, "nothing", "1"), ("nobody", "long", "1")]
         processes = [stage.jobs.started[0], *(stage.jobs.start(*one) for one in others)]
-        assert [process.wait(20) for process in processes] == [0] * 4
+        assert [process.wait(60) for process in processes] == [0] * 4
         assert [attempt.result for attempt in stage.attempts(run_id)] == [Result.CANCELLED]
     assert capfd.readouterr().err.count("step.not_wanted") == 4
 
@@ -275,5 +276,5 @@ def test_arguments_that_name_no_attempt_are_told(
     tmp_path: Path, arguments: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with JobsServer(store_in(tmp_path)) as server:
-        assert server.start(*arguments).wait(20) == 2
+        assert server.start(*arguments).wait(60) == 2
     assert "functions.step_job RUN STEP ATTEMPT" in capfd.readouterr().err

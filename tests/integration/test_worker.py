@@ -138,10 +138,10 @@ def test_a_cancel_stops_the_statement_of_a_running_load(tmp_path: Path) -> None:
     with one_step(tmp_path, only) as system:
         system.organization("acme")
         run_id = system.call("POST", "/pipelines/run/acme/engine/tests/one").json["run_id"]
-        assert started.wait(20)
+        assert started.wait(60)
         system.call("POST", f"/pipelines/cancel/acme/{run_id}")
         try:
-            assert stopped.wait(15)
+            assert stopped.wait(60)
         finally:
             system.app.warehouse().close()
         assert system.ended("acme", run_id)["status"] == "cancelled"

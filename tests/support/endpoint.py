@@ -14,7 +14,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from shared.core.message import PushEnvelope, open_envelope
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 
 class Endpoint:

@@ -26,7 +26,7 @@ from shared.log import Level
 from shared.settings import PLATFORM_KEY_FILE, ROOT, Settings
 from shared.step import Processor
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 150.0
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 ENGINE = """
 engine: # the provider of the tests' own pipelines

@@ -80,7 +80,7 @@ def test_an_api_that_hangs_is_unavailable_in_seconds() -> None:
         began = time.monotonic()
         with pytest.raises(Unavailable, match="Timeout"):
             client(host, 0.3).start("r1", "load", 1, HOUR)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 def test_a_client_is_closed_twice_as_once(server: JobsServer) -> None:

@@ -97,7 +97,7 @@ def test_two_threads_that_flush_at_once_keep_the_lines_of_both(runs: SqliteRunSt
     armed = True
     heartbeat = threading.Thread(target=log.flush)
     heartbeat.start()
-    assert paused.wait(10)
+    assert paused.wait(60)
     log.info("second")
     log.flush()
     heartbeat.join()
