@@ -100,7 +100,7 @@ def _check(path: Path, processors: Mapping[str, Any]) -> tuple[int, list[Fault]]
         files = sorted(path.rglob("*.yml"))
         whole = [file for file in files if len(file.relative_to(path).parts) >= _DEPTH]
         if whole or not files:  # with its addresses; a folder inside of it is checked file by file
-            faults = _system_faults(path)
+            faults = _plan_faults(path / _PLANS)
             try:
                 return len(Catalog.load(path, processors)), faults
             except ConfigError as error:
@@ -118,25 +118,18 @@ def _check(path: Path, processors: Mapping[str, Any]) -> tuple[int, list[Fault]]
     return len(files), found
 
 
-def _system_faults(folder: Path) -> list[Fault]:
-    """The faults of the files beside the pipelines that are there."""
+def _plan_faults(path: Path) -> list[Fault]:
     from shared.core.plans import parse_plans  # noqa: PLC0415  # a command for authors only
-    from shared.core.providers import FILE, parse_providers  # noqa: PLC0415
 
-    faults: list[Fault] = []
-    for name, parse in (
-        (_PLANS, lambda raw, file: parse_plans(raw.decode(), file)),
-        (FILE, parse_providers),
-    ):
-        path = folder / name
-        try:
-            if path.is_file():
-                parse(path.read_bytes(), str(path))
-        except ConfigError as error:
-            faults += error.faults
-        except (OSError, UnicodeDecodeError) as error:
-            faults.append(Fault(str(path), f"cannot be read: {error}"))
-    return faults
+    if not path.is_file():
+        return []
+    try:
+        parse_plans(path.read_text(encoding="utf-8"), str(path))
+    except ConfigError as error:
+        return list(error.faults)
+    except (OSError, UnicodeDecodeError) as error:
+        return [Fault(str(path), f"cannot be read: {error}")]
+    return []
 
 
 def _processors() -> Mapping[str, Any]:

@@ -21,15 +21,19 @@ from shared.core.pipeline import (
 )
 from shared.core.places import MAX_FAULTS, UNREAD, Path, dotted, fault
 from shared.core.plan import RetryPolicy
+from shared.core.providers import Providers
 from shared.core.spec import PipelineSpec, Schedule, StepSpec
 from shared.core.template import check_templates
 from shared.core.typed import check
 from shared.errors import ConfigError, Fault
 
 
-def load_pipeline(path: str, text: bytes, processors: Processors) -> Pipeline:
+def load_pipeline(
+    path: str, text: bytes, processors: Processors, providers: Providers | None = None
+) -> Pipeline:
     """The pipeline in `text`, the content of the file called `path`.
 
+    With `providers` its provider has to be one of them, by its name.
     Raises ConfigError with all faults, each as `path:line:column`, in the order of the file.
     """
     source = yaml.read(path, text)
@@ -38,7 +42,7 @@ def load_pipeline(path: str, text: bytes, processors: Processors) -> Pipeline:
         places = _FilePlaces(source)
         faults += check(source.value, PipelineSpec, places)
         if isinstance(source.value, dict):
-            faults += _Checks(source.value, places, processors).run()
+            faults += _Checks(source.value, places, processors, providers).run()
     if faults:
         raise ConfigError(_in_order(faults))
     spec = msgspec.convert(source.value, PipelineSpec)
@@ -101,10 +105,17 @@ class _FilePlaces:
 class _Checks:
     """What the types cannot say. Works on what was read, whether or not the types are right."""
 
-    def __init__(self, raw: dict[str, Any], places: _FilePlaces, processors: Processors) -> None:
+    def __init__(
+        self,
+        raw: dict[str, Any],
+        places: _FilePlaces,
+        processors: Processors,
+        providers: Providers | None,
+    ) -> None:
         self.raw = raw
         self.places = places
         self.processors = processors
+        self.providers = providers
         self.faults: list[Fault] = []
         variables = raw.get("variables")
         self.variables: dict[str, Any] = variables if isinstance(variables, dict) else {}
@@ -116,6 +127,7 @@ class _Checks:
         ]
 
     def run(self) -> list[Fault]:
+        self.provider()
         self.schedule()
         self.own_variables()
         self.ids()
@@ -134,6 +146,16 @@ class _Checks:
         """A fault at a place inside the step, in a sentence of its own."""
         where = self.places.at(("steps", index, *at))
         self.faults.append(Fault(where, f"{self.places.step(index)} {message}"))
+
+    def provider(self) -> None:
+        word = self.raw.get("provider")
+        if self.providers is None or not isinstance(word, str):
+            return
+        found = self.providers.find(word)
+        if found is None:
+            self.add(("provider",), f"cannot be found: {self.providers.unknown(word)}")
+        elif found.name != word:
+            self.add(("provider",), f"{clipped(word)} is an alias: write {found.name}")
 
     def schedule(self) -> None:
         schedule = self.raw.get("schedule")

@@ -210,12 +210,13 @@ class Providers:
         """As `find`. Raises NotFound, naming the nearest one."""
         found = self._known.get(word)
         if found is None:
-            raise NotFound(
-                f"there is no provider {clipped(word)}{did_you_mean(word, self._known)}; "
-                f"known: {listed(self._by_name)}",
-                code="provider_not_found",
-            )
+            raise NotFound(self.unknown(word), code="provider_not_found")
         return found
+
+    def unknown(self, word: str) -> str:
+        """What to say of a word that nobody goes by."""
+        near = did_you_mean(word, self._known)
+        return f"there is no provider {clipped(word)}{near}; known: {listed(self._by_name)}"
 
     def __iter__(self) -> Iterator[Provider]:
         return iter(self._by_name.values())

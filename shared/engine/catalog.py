@@ -16,6 +16,8 @@ import msgspec
 
 from shared.core.nearmiss import did_you_mean
 from shared.core.pipeline import Pipeline, Processors
+from shared.core.providers import FILE as REGISTRY
+from shared.core.providers import Providers, parse_providers
 from shared.errors import ConfigError, Fault, NotFound, Unreadable
 
 SUFFIX = ".yml"
@@ -48,9 +50,12 @@ class Catalog:
 
         faults: list[Fault] = []
         found: list[tuple[Path, Pipeline]] = []
+        providers = _providers(root / REGISTRY, faults)
         for path in _files(root, faults):
             try:
-                found.append((path, load_pipeline(str(path), _content(path), processors)))
+                found.append(
+                    (path, load_pipeline(str(path), _content(path), processors, providers))
+                )
             except ConfigError as error:
                 faults += error.faults
             except OSError as error:
@@ -105,6 +110,19 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self._by_address)
+
+
+def _providers(path: Path, faults: list[Fault]) -> Providers | None:
+    """The registry beside the pipelines; None where there is none, or it cannot be read."""
+    try:
+        return parse_providers(_content(path), str(path))
+    except FileNotFoundError:
+        return None
+    except ConfigError as error:
+        faults += error.faults
+    except OSError as error:
+        faults.append(Fault(str(path), f"cannot be read: {error.strerror}"))
+    return None
 
 
 def _files(root: Path, faults: list[Fault]) -> list[Path]:

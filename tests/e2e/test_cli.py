@@ -123,6 +123,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name: (ROOT / "configs" / name).read_text()
         for name in ("system/plans.yml", "system/providers.yml")
     }
+    system["system/providers.yml"] += "\nacme: {title: Acme, category: saas}\n"
     for name, text in {**CONFIGS, **system}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -171,3 +171,23 @@ def test_every_shipped_pipeline_loads_and_survives_compiling(folder: str) -> Non
     catalog = load(REPOSITORY / folder)
     assert len(catalog)
     assert list(Catalog.from_compiled(catalog.compiled())) == list(catalog)
+
+
+REGISTRY = "x: {title: X, category: saas, aliases: [ex]}\n"
+
+
+def test_the_provider_of_a_pipeline_is_in_the_registry_by_its_name(tmp_path: Path) -> None:
+    registry = tmp_path / "system" / "providers.yml"
+    registry.parent.mkdir()
+    registry.write_text(REGISTRY)
+    put(tmp_path, "a/b/good.yml")
+    assert len(load(tmp_path)) == 1
+    for word in ("ex", "xx"):
+        path = put(tmp_path, f"a/b/{word}.yml")
+        path.write_text(path.read_text().replace("provider: x", f"provider: {word}"))
+    alias, unknown = faults(tmp_path)
+    assert alias == "a/b/ex.yml:2:11 provider 'ex' is an alias: write x"
+    assert unknown.startswith("a/b/xx.yml:2:11 provider cannot be found: there is no provider 'xx'")
+    assert "did you mean 'x'?" in unknown
+    registry.write_text("x: {}")
+    assert {fault.split(" ")[0] for fault in faults(tmp_path)} == {"system/providers.yml:1:4"}
