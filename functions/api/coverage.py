@@ -42,7 +42,12 @@ class CoverageQuery(Record, frozen=True, kw_only=True):
         | None
     ) = None
     pipeline_id: Annotated[str, Meta(description="Of this pipeline only.")] | None = None
-    provider: Annotated[str, Meta(description="Of this provider only.")] | None = None
+    provider: (
+        Annotated[
+            str, Meta(description="Of this provider only, by its name or another that people use.")
+        ]
+        | None
+    ) = None
     credential_id: Annotated[str, Meta(description="With this credential only.")] | None = None
     older_than_days: Annotated[
         int,
@@ -62,11 +67,12 @@ def coverage(call: Call, org: str, query: CoverageQuery) -> Response:
     """Which days are loaded, empty, missing or not expected yet, and what may still change."""
     known_org(call, org)
     app = call.engine.app
+    provider = None if query.provider is None else app.providers().find(query.provider)
     asked = engine.Asked(
         dates=parse_span(query.start_date, query.end_date, app.now(), _SPAN_DAYS),
         older_than=timedelta(days=query.older_than_days),
         pipeline_id=query.pipeline_id,
-        provider=query.provider,
+        provider=query.provider if provider is None else provider.name,
         credential_id=query.credential_id,
     )
     return answer(engine.coverage(app, org, asked, query.limit, query.cursor))

@@ -164,7 +164,8 @@ def test_credentials_are_counted_apart_and_page_by_page(sources: Sources) -> Non
     assert [len(page["sources"]) for page in sources.pages(limit=2)] == [2, 1]
     assert sources.page(cursor="aws_cost_billing/third")["sources"] == []
     assert sources.page(provider="gcp")["sources"] == []
-    assert len(sources.page(provider="aws", pipeline_id="aws_cost_billing")["sources"]) == 3
+    for name in ("aws", "amazon"):
+        assert len(sources.page(provider=name, pipeline_id="aws_cost_billing")["sources"]) == 3
 
 
 def test_what_a_credential_out_of_use_has_loaded_stays_loaded(sources: Sources) -> None:
