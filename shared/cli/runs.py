@@ -659,6 +659,8 @@ def _evidence(proof: dict[str, Any], run_id: str) -> None:
         show.lines(show.record([("  read", name)]))
     for receipt in found.get("loads", ()):
         _receipt(receipt)
+    if found.get("reconciliations"):
+        show.lines(reconciled_table(found["reconciliations"]))
     _findings(found.get("findings", ()))
 
 
@@ -703,6 +705,30 @@ def _receipt(receipt: dict[str, Any]) -> None:
         ]
         show.lines(show.table(columns, rows, indent=4))
     _findings(receipt.get("findings", ()))
+
+
+def reconciled_table(totals: list[dict[str, Any]]) -> Any:
+    """What was loaded, beside what the provider says itself."""
+    columns = (
+        Column("reconciled"),
+        Column("currency"),
+        Column("days"),
+        Column("loaded", right=True),
+        Column("provider's", right=True),
+        Column(""),
+    )
+    rows = [
+        (
+            f"{one['table']}.{one['column']}",
+            one["currency"],
+            _days(one),
+            show.money(one["loaded"]),
+            show.NOTHING if one["told"] is None else show.money(one["told"]),
+            show.state(one["verdict"]),
+        )
+        for one in totals
+    ]
+    return show.table(columns, rows, indent=2)
 
 
 def _findings(findings: Any) -> None:

@@ -42,6 +42,9 @@ _STYLES = {
     "CANCELLED": "yellow",
     "must": "bold red",
     "should": "yellow",
+    "matched": "green",
+    "drift": "bold red",
+    "unverifiable": "yellow",
     "WARNING": "yellow",
     "ERROR": "bold red",
 }

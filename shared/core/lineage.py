@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import date, datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import NamedTuple
 
 from shared.core.record import Document
@@ -85,6 +86,32 @@ class Finding(Document, frozen=True, kw_only=True):
     rows: int = 0
 
 
+class Verdict(StrEnum):
+    """What came of holding a total of ours against the provider's own."""
+
+    MATCHED = "matched"
+    DRIFT = "drift"
+    UNVERIFIABLE = "unverifiable"
+
+
+class Reconciliation(Document, frozen=True, kw_only=True):
+    """What was loaded against what the provider says itself of the same days, in one currency.
+
+    `loaded` is what the table holds and the residue of its rounding: the digits as they were read. `told`
+    is None where the provider gives no total; `by` says what it is, or why there is none.
+    """
+
+    table: str
+    column: str
+    currency: str
+    start_date: date
+    end_date: date
+    loaded: Decimal
+    told: Decimal | None
+    verdict: Verdict
+    by: str
+
+
 class LoadReceipt(Document, frozen=True, kw_only=True):
     """The proof of a committed load: `extracted = loaded + rejected + deduplicated`."""
 
@@ -111,6 +138,7 @@ class Evidence(Document, frozen=True, kw_only=True):
     credential_version: str = ""
     objects: tuple[str, ...] = ()
     loads: tuple[LoadReceipt, ...] = ()
+    reconciliations: tuple[Reconciliation, ...] = ()
     findings: tuple[Finding, ...] = ()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from shared.core.lineage import Verdict
 from shared.core.providers import Rate
 from shared.core.secret import Secret
 from shared.errors import Terminal, Transient
@@ -228,7 +229,7 @@ def test_a_total_that_the_rows_do_not_reach_is_told(
     (drift,) = result.evidence.findings
     assert (drift.code, drift.message) == (
         "drift",
-        "loaded 1.1 USD, the provider's total is 1.25: a difference of -0.15",
+        "genai_costs: loaded 1.1 USD, the total of openai is 1.25: a difference of -0.15",
     )
     assert result.summary.warnings == 1
 
@@ -239,10 +240,12 @@ def test_currencies_are_compared_and_kept_apart(
     euro = openai_cost("0", "gpt-5, output", amount={"value": "2.50", "currency": "eur"})
     openai.results["costs", DAY] = [openai_cost("1.10", "gpt-5, input"), euro]
     result = pull(COST, step_of(openai, warehouse))
-    assert result.evidence.objects[1:] == (
-        "loaded 2.5 EUR, the provider's total is 2.5",
-        "loaded 1.1 USD, the provider's total is 1.1",
-    )
+    assert [
+        (one.currency, one.loaded, one.told, one.verdict) for one in result.evidence.reconciliations
+    ] == [
+        ("EUR", Decimal("2.5"), Decimal("2.5"), Verdict.MATCHED),
+        ("USD", Decimal("1.1"), Decimal("1.1"), Verdict.MATCHED),
+    ]
 
 
 def test_a_day_without_usage_is_confirmed_and_loaded_as_empty(

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from shared.cli import show
 from shared.cli.follow import line, remark
-from shared.cli.runs import steps_table
+from shared.cli.runs import reconciled_table, steps_table
 from shared.cli.show import Column
 
 
@@ -106,6 +106,26 @@ def test_a_step_without_a_summary_has_no_rows_and_zeroes_are_zeroes() -> None:
     assert second.split()[4:] == ["0", "0", "0"]
     assert third.split()[4:7] == ["–", "–", "–"]
     assert third.endswith("extract did not complete")
+
+
+def test_what_the_provider_says_stands_beside_what_was_loaded() -> None:
+    total = {
+        "table": "genai_costs",
+        "column": "amount",
+        "currency": "USD",
+        "start_date": "2026-11-01",
+        "end_date": "2026-11-07",
+        "loaded": "1312.500000000000000000",
+        "told": "1312.5",
+        "verdict": "matched",
+    }
+    unknown = total | {"currency": "EUR", "told": None, "verdict": "unverifiable"}
+    header, *rows = _printed(reconciled_table([total, unknown]))
+    assert header.split() == ["reconciled", "currency", "days", "loaded", "provider's"]
+    assert [row.split()[-3:] for row in rows] == [
+        ["1,312.50", "1,312.50", "matched"],
+        ["1,312.50", "–", "unverifiable"],
+    ]
 
 
 def _step(**fields: Any) -> dict[str, Any]:
