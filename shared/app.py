@@ -18,6 +18,7 @@ from shared.log import Log
 from shared.objects import ObjectStore
 from shared.state import RunStore
 from shared.step import Processor
+from shared.subscriptions import Subscriptions
 from shared.vault import Credential, Vault
 from shared.warehouse import Warehouse
 
@@ -46,6 +47,7 @@ class App:
     runs: RunStore
     bus: Bus
     accounts: Accounts
+    subscriptions: Subscriptions
     vault: Vault
     warehouse: Callable[[], Warehouse]
     objects: Callable[[str, str, Callable[[], Credential]], ObjectStore]

@@ -321,6 +321,11 @@ CODES: Mapping[str, Code] = {
         "The organization has no such key.",
         "Take the key id from GET /admin/orgs/{org}/keys.",
     ),
+    "subscription_not_found": Code(
+        (404,),
+        "The organization has no such subscription.",
+        "Take the name from GET /admin/subscriptions/{org}.",
+    ),
     "credential_not_found": Code(
         (400, 404),
         "The organization has no active credential of that name.",

@@ -6,7 +6,7 @@ def payg_usage(step: StepContext, config: PaygUsageConfig) -> StepResult: ...
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Protocol, get_type_hints
@@ -17,6 +17,7 @@ from shared.core.record import Record
 from shared.core.run import Summary
 from shared.http import Http
 from shared.objects import ObjectStore
+from shared.subscriptions import Revision
 from shared.vault import Credential
 from shared.warehouse import Batches, Files, Table, Warehouse
 
@@ -77,6 +78,9 @@ class StepContext(Protocol):
 
     def objects(self, url: str) -> ObjectStore:
         """The store that `url` names (`file:…`, later `s3://…`), opened with the credential."""
+
+    def subscriptions(self) -> Iterator[Revision]:
+        """Every subscription of the organization as it stands now, by its name."""
 
     def slice(self, run_date: date) -> Slice:
         """The slice of this pipeline and credential at that date."""

@@ -121,7 +121,7 @@ def create_org(call: Call, body: NewOrg) -> Response:
 
 def show_org(call: Call, org: str) -> Response:
     """The organization with its plan and limits."""
-    return answer(_organization(call, org))
+    return answer(organization_of(call, org))
 
 
 def set_status(call: Call, org: str, body: NewStatus) -> Response:
@@ -132,21 +132,21 @@ def set_status(call: Call, org: str, body: NewStatus) -> Response:
 
 def set_plan(call: Call, org: str, body: NewPlan) -> Response:
     """Sets the plan, and the limits: the organization's own, or without any those of the plan."""
-    plan = body.plan or _organization(call, org).plan
+    plan = body.plan or organization_of(call, org).plan
     limits = None if body.limits is None else Limits(**msgspec.structs.asdict(body.limits))
     return answer(call.engine.app.accounts.set_plan(org, plan, limits, author=call.author))
 
 
 def list_keys(call: Call, org: str) -> Response:
     """The organization's keys, without their text."""
-    _organization(call, org)
+    organization_of(call, org)
     return answer(KeysView(keys=tuple(call.engine.app.accounts.keys(org))))
 
 
 def create_key(call: Call, org: str, body: NewKey) -> Response:
     """Creates a key; `api_key` is shown this once."""
     app = call.engine.app
-    _organization(call, org)
+    organization_of(call, org)
     key, text = app.accounts.create_key(
         org, body.name, body.scopes, app.now(), body.expires_at, author=call.author
     )
@@ -193,7 +193,7 @@ def put_credential(
     It has to be whole: a field that is missing, unknown or not of its form is refused.
     """
     app = call.engine.app
-    _organization(call, org)
+    organization_of(call, org)
     if not re.fullmatch(NAME, credential_id):
         fault = Fault("credential_id", f"{credential_id!r} is not a name ({NAME})")
         raise Invalid("the credential cannot be stored", [fault])
@@ -214,7 +214,7 @@ def check_credential(call: Call, org: str, provider: str, credential_id: str) ->
 
     What the provider says is the answer, also where it refuses, or cannot be reached.
     """
-    _organization(call, org)
+    organization_of(call, org)
     return answer(preflight.check_credential(call.engine.app, org, provider, credential_id))
 
 
@@ -237,7 +237,7 @@ def deactivate_credential(call: Call, org: str, provider: str, credential_id: st
 
 def rewrap_keys(call: Call, org: str) -> Response:
     """Wraps the organization's data keys with the newest key of the key ring."""
-    _organization(call, org)
+    organization_of(call, org)
     with call.elsewhere("data_keys.rewrap", org, org):
         try:
             count = call.engine.app.vault.rewrap(org)
@@ -260,7 +260,7 @@ def _canonical(call: Call, provider: str) -> str:
 
 
 def _credentials(call: Call, org: str, provider: str | None) -> Response:
-    _organization(call, org)
+    organization_of(call, org)
     return answer(CredentialsView(credentials=tuple(call.engine.app.vault.find(org, provider))))
 
 
@@ -268,7 +268,8 @@ def _no_key(org: str, key_id: str) -> NotFound:
     return NotFound(f"organization {org!r} has no key {key_id!r}", code="key_not_found")
 
 
-def _organization(call: Call, org: str) -> Organization:
+def organization_of(call: Call, org: str) -> Organization:
+    """Raises NotFound."""
     found = call.engine.app.accounts.organization(org)
     if found is None:
         raise NotFound(f"there is no organization {org!r}", code="org_not_found")

@@ -13,10 +13,12 @@ from msgspec import inspect as nodes
 from functions.api.admin import NAME
 from functions.api.problems import Problem, QuotaProblem
 from functions.api.route import Route
+from functions.api.subscriptions import REF
 from shared import VERSION
 from shared.core.kinds import LISTS, bare
 from shared.core.lineage import SLUG
 from shared.core.record import Record
+from shared.core.subscription import ID
 from shared.engine.catalog import PART
 from shared.errors import CODES
 
@@ -52,6 +54,8 @@ _PATH_VALUES = {
     "run_id": ("The id of the run.", "r2c7f0e0f7c4a4d6b9a1e3c5d7", "r[0-9a-f]{25}"),
     "key_id": ("The id of the key.", "0123456789ab", "[0-9a-f]{12}"),
     "credential_id": ("The name of the credential.", "main", NAME),
+    "subscription_id": ("The name of the subscription.", "slack", ID.strip("^$")),
+    "ref": ("The number of the credit note.", "CN-1001", REF),
     "letter_id": ("The id of the dead letter.", "1", "[A-Za-z0-9_-]{1,64}"),
 }
 _REFUSALS = tuple(status for status in _STATUSES if status >= 400)

@@ -8,10 +8,11 @@ from flask import Response
 from msgspec import json
 from werkzeug.routing import Map, Rule
 
-from functions.api import admin, coverage, dead_letters, focus, logs, runs, views
+from functions.api import admin, coverage, dead_letters, focus, logs, runs, subscriptions, views
 from functions.api.http import Call
 from functions.api.route import Route
 from shared.accounts import Organization, Scope
+from shared.core.subscription import Entries, Terms
 from shared.engine.coverage import CoverageView
 from shared.engine.focus import FocusCheckView
 from shared.engine.logs import LineView, LogView
@@ -38,6 +39,7 @@ def openapi_text() -> bytes:
 
 READ, EXECUTE, ADMIN = Scope.READ, Scope.EXECUTE, Scope.ADMIN
 _OF_RUN = "<org>/<run_id>"
+_OF_SUBSCRIPTION = "<org>/<subscription_id>"
 
 _ALL = (
     Route("GET", "/health", None, runs.health, {200: views.HealthView}),
@@ -215,6 +217,74 @@ _ALL = (
         admin.rewrap_keys,
         {200: views.RewrappedView},
         platform=True,
+        conflicts=(409,),
+    ),
+    Route(
+        "GET",
+        "/admin/subscriptions/<org>",
+        READ,
+        subscriptions.list_subscriptions,
+        {200: subscriptions.SubscriptionsView},
+        query=subscriptions.SubscriptionsQuery,
+    ),
+    Route(
+        "POST",
+        "/admin/subscriptions/<org>",
+        ADMIN,
+        subscriptions.enter_subscriptions,
+        {200: subscriptions.EntriesView},
+        query=subscriptions.EnterQuery,
+        body=Entries,
+        conflicts=(409,),
+    ),
+    Route(
+        "GET",
+        f"/admin/subscriptions/{_OF_SUBSCRIPTION}",
+        READ,
+        subscriptions.show_subscription,
+        {200: subscriptions.SubscriptionView},
+    ),
+    Route(
+        "PUT",
+        f"/admin/subscriptions/{_OF_SUBSCRIPTION}",
+        ADMIN,
+        subscriptions.put_subscription,
+        {200: subscriptions.SubscriptionView, 201: subscriptions.SubscriptionView},
+        body=Terms,
+        conflicts=(409,),
+    ),
+    Route(
+        "DELETE",
+        f"/admin/subscriptions/{_OF_SUBSCRIPTION}",
+        ADMIN,
+        subscriptions.void_subscription,
+        {204: None},
+        conflicts=(409,),
+    ),
+    Route(
+        "GET",
+        f"/admin/subscriptions/{_OF_SUBSCRIPTION}/history",
+        READ,
+        subscriptions.subscription_history,
+        {200: subscriptions.SubscriptionHistoryView},
+        query=subscriptions.RevisionsQuery,
+    ),
+    Route(
+        "POST",
+        f"/admin/subscriptions/{_OF_SUBSCRIPTION}/end",
+        ADMIN,
+        subscriptions.end_subscription,
+        {200: subscriptions.SubscriptionView},
+        body=subscriptions.End,
+        conflicts=(409,),
+    ),
+    Route(
+        "PUT",
+        f"/admin/subscriptions/{_OF_SUBSCRIPTION}/refunds/<ref>",
+        ADMIN,
+        subscriptions.refund_subscription,
+        {200: subscriptions.SubscriptionView},
+        body=subscriptions.NewRefund,
         conflicts=(409,),
     ),
     Route(

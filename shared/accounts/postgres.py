@@ -243,7 +243,7 @@ class PostgresAccounts:
         together must stay below what the pooler takes (200 on the smallest Supabase); `patience` is
         the longest wait for one, and for an answer. Raises ConfigError for an unreadable DSN.
         """
-        from shared.accounts.connections import Connections  # noqa: PLC0415 -- psycopg costs 0.2 s
+        from shared.postgres import Connections  # noqa: PLC0415 -- psycopg costs 0.2 s
 
         self._database = Connections(dsn, connections, patience)
         self._plans = dict(plans)

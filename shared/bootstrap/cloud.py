@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from shared.accounts import Accounts
     from shared.accounts.postgres import PostgresAccounts
     from shared.firestore import Database
+    from shared.subscriptions import Subscriptions
 
 
 FOLLOWERS = 16  # half the requests that terraform/functions.tf lets an instance of the API have
@@ -113,6 +114,8 @@ def open_cloud(
             stack.callback(jobs.close)
         accounts = AtFirstUse(lambda: open_accounts(settings, cloud))
         stack.callback(accounts.close)
+        subscriptions = AtFirstUse(lambda: _subscriptions(cloud))
+        stack.callback(subscriptions.close)
         warehouse = AtFirstUse(lambda: _warehouse(settings, cloud, clock, timing, database))
         stack.callback(warehouse.close)
         http = AtFirstUse(lambda: open_http(clock))
@@ -121,6 +124,7 @@ def open_cloud(
             runs=FirestoreRunStore(database, now=now, new_id=new_id),
             bus=bus,
             accounts=cast("Accounts", _Standing(accounts)),
+            subscriptions=cast("Subscriptions", _Standing(subscriptions)),
             vault=FirestoreVault(
                 database, ring, now=now, new_id=new_id, sleep=sleep, random=chance
             ),
@@ -169,6 +173,12 @@ def _callers(
     from shared.oidc import Callers, GoogleKeys  # noqa: PLC0415  # none is asked for on emulators
 
     return Callers(account, cloud.push_audience, GoogleKeys(now).find, now).check
+
+
+def _subscriptions(cloud: CloudSettings) -> Subscriptions:
+    from shared.subscriptions.postgres import PostgresSubscriptions  # noqa: PLC0415  # who needs them
+
+    return PostgresSubscriptions(cloud.accounts.reveal().decode())
 
 
 def _warehouse(

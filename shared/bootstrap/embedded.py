@@ -133,6 +133,7 @@ def _embedded(
     from shared.core.plans import parse_plans  # noqa: PLC0415
     from shared.journal import Journal  # noqa: PLC0415
     from shared.state.sqlite import SqliteRunStore  # noqa: PLC0415
+    from shared.subscriptions.sqlite import SqliteSubscriptions  # noqa: PLC0415
     from shared.vault.local import LocalKeyRing, SqliteVault  # noqa: PLC0415
 
     plans = parse_plans(*read_text(settings.configs / "system" / "plans.yml"))
@@ -161,6 +162,7 @@ def _embedded(
         runs=runs,
         bus=bus,
         accounts=accounts,
+        subscriptions=SqliteSubscriptions(journal),
         vault=SqliteVault(journal, LocalKeyRing(settings.data / "keys.json"), clock.now),
         warehouse=warehouse,
         objects=lambda org, url, _: _folder(settings.objects / org, url),

@@ -21,6 +21,7 @@ from shared.cli import (
     orgs,
     runs,
     show,
+    subscriptions,
 )
 from shared.cli.stop import Code, Stop, of_config, of_unavailable
 from shared.errors import ConfigError, Unavailable
@@ -93,6 +94,7 @@ app.command(rich_help_panel=_RUNS)(coverage.coverage)
 app.add_typer(orgs.app, name="orgs", rich_help_panel=_ONBOARDING)
 app.add_typer(keys.app, name="keys", rich_help_panel=_ONBOARDING)
 app.add_typer(credentials.app, name="credentials", rich_help_panel=_ONBOARDING)
+app.add_typer(subscriptions.app, name="subscriptions", rich_help_panel=_ONBOARDING)
 
 
 @app.command("platform-key", rich_help_panel=_ONBOARDING)

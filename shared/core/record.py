@@ -6,9 +6,12 @@ the OpenAPI parts. `docs/adr/0002-msgspec-for-typed-values.md` says why.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 from msgspec import Struct
+
+from shared.core.places import Path
 
 # None, a boolean, a number, a text, a list or an object of these: what JSON can say.
 Json: TypeAlias = Any
@@ -16,6 +19,15 @@ Json: TypeAlias = Any
 
 class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Something a person or another system writes: an unknown key is a fault."""
+
+    @classmethod
+    def contradictions(cls, given: Mapping[str, Json]) -> Iterable[tuple[Path, str]]:
+        """What is wrong with fields that each have their form: where, and why.
+
+        `given` has the plain values of those that were given and have no fault of their own.
+        """
+        del given
+        return ()
 
 
 class Document(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -18,6 +18,7 @@ from msgspec import inspect as nodes
 from shared.core.kinds import LISTS, WRITTEN, allowed, bare, fits, kind_of, name_of, takes_text
 from shared.core.nearmiss import clipped, did_you_mean, listed
 from shared.core.places import JSON, MAX_FAULTS, Path, Places, Unread, fault
+from shared.core.record import Record
 from shared.core.template import NAME, parse
 from shared.errors import Fault, Invalid
 
@@ -38,10 +39,13 @@ def from_texts(texts: Mapping[str, str], kind: type[T], *, what: str) -> T:
 
     A number is of digits, a switch `true` or `false`; a day where a time is wanted is its midnight UTC.
     """
+    return from_json(plain(texts, kind), kind, what=what)
+
+
+def plain(texts: Mapping[str, str], kind: type) -> dict[str, object]:
+    """The values that the texts say of the fields of a record; a text itself where it says none."""
     fields = _fields(kind)
-    return from_json(
-        {name: _plain(fields.get(name), text) for name, text in texts.items()}, kind, what=what
-    )
+    return {name: _plain(fields.get(name), text) for name, text in texts.items()}
 
 
 def check(
@@ -198,9 +202,11 @@ class _Walk:
         known = {field.encode_name: field for field in node.fields}
         if node.tag_field:
             known.pop(node.tag_field, None)
+        good: dict[str, object] = {}
         for key, inner in value.items():
             if key in known:
-                self.value(known[key].type, inner, (*path, key))
+                if self.has_form(known[key].type, inner, (*path, key)):
+                    good[key] = inner
             elif node.forbid_unknown_fields and key != node.tag_field:
                 near = did_you_mean(str(key), known)
                 message = f"is not a known key{near}; known: {', '.join(known) or 'none'}"
@@ -208,6 +214,18 @@ class _Walk:
         for name, field in known.items():
             if field.required and name not in value:
                 self.add((*path, name), "is missing")
+        if issubclass(node.cls, Record) and not self.templates:
+            for inside, said in node.cls.contradictions(good):
+                self.add((*path, *inside), said)
+
+    def has_form(self, node: nodes.Type, value: object, path: Path) -> bool:
+        """Checks the value. Is it right itself, whatever is inside of it?"""
+        before = len(self.faults)
+        self.value(node, value, path)
+        place = self.places.at(path)
+        return not isinstance(value, Unread) and all(
+            found.where != place for found in self.faults[before:]
+        )
 
     def mapping(self, node: nodes.DictType, value: dict[object, object], path: Path) -> None:
         self.length(node.min_length, node.max_length, len(value), "entries", path)

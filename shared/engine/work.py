@@ -7,6 +7,7 @@ conditional close decides what it came to; the message decides nothing.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from itertools import chain
@@ -33,6 +34,7 @@ from shared.core.run import (
 from shared.core.secret import Secret
 from shared.engine.advance import step_message
 from shared.engine.lease import CANCELLED, TERMINATED, TIMED_OUT, TIMEOUT, Lease, LeaseKeeper
+from shared.engine.subscriptions import every
 from shared.engine.tokens import token_exchange
 from shared.errors import (
     NotFound,
@@ -49,6 +51,7 @@ from shared.objects import ObjectStore
 from shared.service_account import Tokens
 from shared.state import Close, LogChunk
 from shared.step import Processor
+from shared.subscriptions import Revision
 from shared.vault import Credential
 from shared.warehouse import Batches, Files, Load, Table, Warehouse
 
@@ -311,6 +314,9 @@ class RunningStep:
 
     def objects(self, url: str) -> ObjectStore:
         return self._app.objects(self.org, url, self.credential)
+
+    def subscriptions(self) -> Iterator[Revision]:
+        return every(self._app, self.org)
 
     def slice(self, run_date: date) -> Slice:
         return Slice(self.org, self.pipeline_id, self.credential_id, run_date)

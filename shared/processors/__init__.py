@@ -11,6 +11,7 @@ from shared.processors.noop import noop
 from shared.processors.payg_cost import payg_cost
 from shared.processors.payg_usage import payg_usage
 from shared.processors.procedure_executor import procedure_executor
+from shared.processors.subscription_terms import subscription_terms
 from shared.step import Processor
 
 PROCESSORS: Mapping[str, Processor] = MappingProxyType(
@@ -23,6 +24,7 @@ PROCESSORS: Mapping[str, Processor] = MappingProxyType(
             payg_cost,
             payg_usage,
             procedure_executor,
+            subscription_terms,
         )
     }
 )

@@ -7,6 +7,7 @@ are given by the warehouse; `arguments` are the rest.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
 from msgspec import Meta
@@ -42,12 +43,22 @@ class ProcedureExecutorConfig(Record, frozen=True, kw_only=True):
             "days touch; `day`, every one of its days."
         ),
     ] = Unit.MONTH
+    lookback_days: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=400,
+            description="So many days before the first one are replaced, too: as many as the step that "
+            "loads the input takes anew.",
+        ),
+    ] = 0
 
 
 @processor("generic.procedure_executor", needs_credential=False)
 def procedure_executor(step: StepContext, config: ProcedureExecutorConfig) -> StepResult:
     """Runs a stored procedure, which replaces the slices of this pipeline for the run's days."""
-    dates = config.slices.firsts(step.start_date, step.end_date)
+    first = step.start_date - timedelta(days=config.lookback_days)
+    dates = config.slices.firsts(first, step.end_date)
     step.check()
     receipt = step.warehouse.call(
         step.dataset,

@@ -464,3 +464,102 @@ def _until(done: Any, seconds: float = 20) -> None:
     while not done():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+SUBSCRIPTIONS = """\
+subscription,vendor,product,plan,category,currency,cycle,unit_price,seats,start,end,cancel_policy,prorate_start
+slack,Slack,Slack,Business+,Business Applications,USD,monthly,12.50,25,2026-01-15,,refund_prorated,true
+
+slack,Slack,Slack,Business+,Business Applications,USD,monthly,12.50,30,2026-03-01,,refund_prorated,
+figma,Figma,Figma,,Developer Tools,EUR,every 6 months,450.00,1,2026-02-01,2027-02-01,,false
+"""
+WRONG_SUBSCRIPTIONS = """\
+subscription,vendor,product,category,currency,cycle,unit_price,seats,start,end
+slack,Slack,Slack,Business Applications,USD,monthly,12.50,0,2026-01-15,
+zoom,Zoom,Zoom,Business Applications,USX,daily,-3,,2026-01-15,2026-01-15
+wiki,Wiki,"Two
+lines",Web,EUR,annual,10,five,2026-02-30,
+wiki,Wiki,Wiki,Web,EUR,annual,10,5,2026-02-01,,more
+"""
+
+
+def test_subscriptions_are_entered_from_a_file_and_the_same_file_changes_nothing(
+    shell: Shell, tmp_path: Path
+) -> None:
+    assert shell("subscriptions", "list", "-o", "small").stdout.startswith("small has no")
+    file = tmp_path / "subscriptions.csv"
+    file.write_text("\ufeff" + SUBSCRIPTIONS)
+    dry = shell("subscriptions", "import", str(file), "-o", "small", "--dry-run").stdout
+    assert dry.endswith("2 entered, 0 changed, 0 unchanged (dry run: nothing is stored)\n")
+    assert re.search(r"slack +version +2026-03-01 +seats 25 → 30\n", dry), dry
+    told = shell("subscriptions", "import", str(file), "-o", "small").stdout
+    assert told.endswith("2 entered, 0 changed, 0 unchanged\n")
+    again = shell("subscriptions", "import", str(file), "-o", "small").stdout
+    assert again == "0 entered, 0 changed, 2 unchanged\n"
+
+    same = tmp_path / "subscriptions.yml"
+    same.write_text(
+        "versions:\n"
+        "  - subscription: slack\n    vendor: Slack\n    product: Slack\n    plan: Business+\n"
+        "    category: Business Applications\n    currency: USD\n    cycle: monthly\n"
+        "    cancel_policy: refund_prorated\n"
+        '    unit_price: "13.00"\n    seats: 30\n    start: 2026-05-01\n'
+    )
+    told = shell("subscriptions", "import", str(same), "-o", "small").stdout
+    assert re.search(r"slack +version +2026-05-01 +unit_price 12.50 → 13.00\n", told), told
+    same.write_text(same.read_text().replace("05-01", "02-01"))
+    between = shell("subscriptions", "import", str(same), "-o", "small").stdout
+    assert re.search(
+        r"slack +version +2026-02-01 +unit_price 12.50 → 13.00, seats 25 → 30", between
+    )
+    same.write_text(same.read_text().replace("02-01", "01-15"))
+    refused = shell("subscriptions", "import", str(same), "-o", "small", code=2).stderr
+    assert f"{same}:12:12 start 2026-01-15 has a version with another unit_price, seats" in refused
+
+    listed = shell("subscriptions", "list", "-o", "small").stdout
+    assert re.search(r"figma +Figma +450.00 EUR +1 +every 6 months +2026-02-01 +2027-02-01", listed)
+    assert re.search(r"slack +Slack Business\+ +13.00 USD +30 +monthly +2026-05-01 +–", listed)
+
+
+def test_a_subscription_is_shown_ended_refunded_and_voided(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "subscriptions.csv"
+    file.write_text(SUBSCRIPTIONS)
+    shell("subscriptions", "import", str(file), "-o", "acme")
+    ended = shell("subscriptions", "end", "slack", "2026-06-01", "-o", "acme").stdout
+    assert re.search(r"2026-03-01 +2026-06-01", ended), ended
+    given = ("refund", "slack", "CN-7", "20.00", "2026-04-01", "--reason", "outage")
+    told = shell("subscriptions", *given, "-o", "acme").stdout
+    assert re.search(r"CN-7 +2026-04-01 +20.00 +outage", told), told
+    history = shell("subscriptions", "show", "slack", "--history", "-o", "acme").stdout
+    assert re.search(r"3 +\S+ \S+ +refunded +platform\n +2 .* ended .*\n +1 .* entered", history)
+    shell("subscriptions", "void", "slack", "-o", "acme")
+    assert re.search(r"slack +void", shell("subscriptions", "list", "-o", "acme").stdout)
+    assert shell.json("subscriptions", "show", "slack", "-o", "acme")["versions"] == []
+
+
+def test_every_fault_of_a_file_of_subscriptions_is_told_with_its_line(
+    shell: Shell, tmp_path: Path
+) -> None:
+    file = tmp_path / "wrong.csv"
+    file.write_text(WRONG_SUBSCRIPTIONS)
+    told = shell("subscriptions", "import", str(file), "-o", "acme", code=2).stderr
+    assert f"{file}:6 has 11 cells, the header 10" in told
+    file.write_text(WRONG_SUBSCRIPTIONS.replace(",,more", ""))
+    told = shell("subscriptions", "import", str(file), "-o", "acme", code=2).stderr
+    for line, field in (
+        (2, "seats must be at least 1"),
+        (3, "currency is no currency of ISO 4217 (did you mean"),
+        (3, "cycle must match"),
+        (3, "unit_price must match"),
+        (3, "seats is missing"),
+        (3, "end must be after the start, 2026-01-15"),
+        (4, "seats must be a whole number, not a text"),
+        (4, "start must be a day like"),
+    ):
+        assert f"{file}:{line} {field}" in told, told
+    assert "nothing was entered: the file has 8 faults" in told
+    missing = shell("subscriptions", "import", str(tmp_path / "no.csv"), "-o", "acme", code=2)
+    assert "cannot be read" in missing.stderr
+    (tmp_path / "x.txt").write_text("")
+    odd = shell("subscriptions", "import", str(tmp_path / "x.txt"), "-o", "acme", code=2)
+    assert "is neither .csv nor .yml" in odd.stderr

@@ -15,6 +15,7 @@ from shared.accounts import Scope
 from shared.bus import Outgoing
 from shared.core.message import Topic
 from tests.e2e.conftest import Tenant
+from tests.support.subscriptions import fields
 from tests.support.system import Reply, System
 
 FIVE = "engine/noop/five"
@@ -50,12 +51,16 @@ class Walk:
         made = system.call("POST", f"/admin/orgs/{self.org}/keys", {"name": "mine"})
         credential = f"/admin/orgs/{self.org}/credentials/aws/main"
         assert system.call("PUT", credential, {"metadata": {"a": "b"}}).status == 201
+        subscription = f"/admin/subscriptions/{self.org}/slack"
+        assert system.call("PUT", subscription, fields()).status == 201
         self.values = {
             "org": self.org,
             "run_id": self.run_id,
             "key_id": made.json["key"]["key_id"],
             "provider": "aws",
             "credential_id": "main",
+            "subscription_id": "slack",
+            "ref": "CN-1",
             "domain": "cost",
             "pipeline": "billing",
         }
@@ -81,6 +86,7 @@ class Walk:
             f"/admin/orgs/{self.org}",
             f"/admin/orgs/{self.org}/keys",
             f"/admin/orgs/{self.org}/credentials/aws",
+            f"/admin/subscriptions/{self.org}",
             f"/pipelines/quota/{self.org}",
             f"/pipelines/history/{self.org}",
         ):

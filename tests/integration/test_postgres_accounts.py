@@ -156,8 +156,8 @@ def test_a_web_role_can_read_write_and_call_nothing(
             admin.execute("grant usage on schema accounts to public")
         relations = dict(admin.execute(RELATIONS).fetchall())
         functions = admin.execute(FUNCTIONS).fetchall()
-    assert len(relations) == 7
-    assert len(functions) == 3
+    assert len(relations) == 8
+    assert len(functions) == 4
     with contextlib.closing(web(postgres, database, role)) as db:
         for name, kind in relations.items():
             relation = sql.Identifier("accounts", name)
@@ -250,6 +250,8 @@ def test_the_engine_deletes_nothing_else_and_changes_no_table(
             "delete from accounts.organizations",
             "delete from accounts.audit",
             "update accounts.audit set verb = 'nothing'",
+            "delete from accounts.subscriptions",
+            "update accounts.subscriptions set revision = '{}'",
             "truncate accounts.reservations",
             "alter table accounts.usage disable row level security",
             "create table accounts.mine ()",

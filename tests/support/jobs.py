@@ -198,6 +198,7 @@ def _engine(store: str, url: str) -> Engine:
         runs=runs,
         bus=cast("Any", _TestBus(url, runs)),
         accounts=nothing,
+        subscriptions=nothing,
         vault=nothing,
         warehouse=nothing,
         objects=nothing,

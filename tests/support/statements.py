@@ -40,6 +40,7 @@ _WHOLE = (
 _KINDS = (exp.Query, exp.Insert, exp.Delete, exp.Update, exp.Create)
 # By sqlglot's names, which are not always GoogleSQL's.
 _FUNCTIONS = {
+    *("ABS", "DATE_ADD", "DATE_TRUNC", "SIGN", "TIMESTAMP"),
     *("AND", "ARRAY", "ARRAY_AGG", "CASE", "CAST", "COALESCE", "CONCAT", "COUNT", "COUNT_IF"),
     *("CURRENT_TIMESTAMP", "DATE", "EXISTS", "EXPLODE", "FARM_FINGERPRINT", "FORMAT", "IF"),
     *("JSON_EXTRACT_SCALAR", "JSON_FORMAT", "MAX", "MD5", "MOD", "NOT", "OR", "PARSE_JSON"),

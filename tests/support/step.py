@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -26,6 +26,7 @@ from shared.processors import PROCESSORS
 from shared.service_account import Tokens
 from shared.settings import ROOT
 from shared.step import StepContext, StepResult
+from shared.subscriptions import Revision
 from shared.vault import Credential, CredentialInfo
 from shared.warehouse import Batches, Files, Load, Table, Warehouse
 
@@ -66,6 +67,7 @@ class BareStep:
     secret: Secret = field(default_factory=lambda: Secret("{}"))
     base_urls: Mapping[str, str] = field(default_factory=dict)  # in place of the registry's
     limits: Rate | None = None  # likewise
+    entered: Sequence[Revision] = ()
     log: Lines = field(default_factory=Lines)
     checks: int = 0
     writer: Writer = field(init=False)
@@ -116,6 +118,9 @@ class BareStep:
         if scheme != "file":
             raise Terminal(f"{url}: only folders here", code="bad_source")
         return FolderStore(self.root / path)
+
+    def subscriptions(self) -> Iterator[Revision]:
+        return iter(self.entered)
 
     def slice(self, run_date: date) -> Slice:
         return Slice(self.org, self.pipeline_id, self.credential_id, run_date)

@@ -292,6 +292,7 @@ class World:
         self.app = App(
             runs=cast("Any", _Port(self, "runs", runs)),
             accounts=cast("Any", _Port(self, "accounts", accounts)),
+            subscriptions=cast("Any", None),
             bus=cast("Any", _Port(self, "bus", _Bus(self))),
             vault=cast("Any", None),
             warehouse=cast("Any", None),

@@ -1,4 +1,4 @@
-"""One or two connections to PostgreSQL, on which every statement is a transaction of its own.
+"""Connections to PostgreSQL, on which every statement is a transaction of its own.
 
 So nothing is kept in a session, and a transaction pooler may give each statement another server
 connection; nothing is prepared by name. Whatever goes wrong is Unavailable. A statement may be sent
