@@ -43,13 +43,12 @@ def accepted(
     fields: dict[str, str] = {}
     for key, field in chosen.fields.items():
         place = "secret" if field.secret or key in secret else "metadata"
-        wrong = _misplaced(key, field, secret, metadata) or _wrong(
-            field, secret.get(key) if place == "secret" else metadata.get(key)
-        )
+        value = (secret if place == "secret" else metadata).get(key)
+        wrong = _misplaced(key, field, secret, metadata) or _wrong(field, value)
         if wrong:
             faults.append(Fault(f"{place}.{key}", wrong))
-        elif key in secret or key in metadata:
-            fields[key] = (secret if place == "secret" else metadata)[key]
+        elif value is not None:
+            fields[key] = value
     if metadata.get(TYPE, name) != name:
         faults.append(Fault(f"metadata.{TYPE}", f"is {name}, as the type of the credential"))
     faults += _leaks(chosen, fields, metadata)

@@ -26,6 +26,8 @@ FILE = PurePosixPath("system", "providers.yml")
 NAME_PATTERN = "^[a-z][a-z0-9_-]{0,62}$"
 FIELD_PATTERN = "^[a-z][a-z0-9_]{0,62}$"
 
+_PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")  # of a field, in a preflight
+
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 FieldName = Annotated[str, Meta(pattern=FIELD_PATTERN)]
 Url = Annotated[
@@ -38,14 +40,6 @@ Url = Annotated[
         examples=["https://api.example.com/v1"],
     ),
 ]
-
-
-_PLACE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
-
-
-def filled(text: str, fields: Mapping[str, str]) -> str:
-    """The text with the credential's fields where it names them."""
-    return _PLACE.sub(lambda place: fields[place[1]], text)
 
 
 class Category(StrEnum):
@@ -92,6 +86,11 @@ class Preflight(Record, frozen=True, kw_only=True):
         texts = (self.path, *self.headers.values())
         found = {name for text in texts for name in _PLACE.findall(text)}
         return found if self.lists is None else found | {self.lists}
+
+
+def filled(text: str, fields: Mapping[str, str]) -> str:
+    """The text of a preflight with the credential's fields where it names them."""
+    return _PLACE.sub(lambda place: fields[place[1]], text)
 
 
 class CredentialType(Record, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta
@@ -129,7 +130,8 @@ class _Check:
             return f"a listing of {source}", lambda: self._list(source)
         if preflight.base_url is None:
             return "a token", lambda: self._token(preflight)
-        url = self.provider.base_url(preflight.base_url) + filled(preflight.path, fields)
+        inside = {name: quote(value, safe="") for name, value in fields.items()}
+        url = self.provider.base_url(preflight.base_url) + filled(preflight.path, inside)
         return f"GET {url}", lambda: self._get(preflight, url, fields)
 
     def _list(self, source: str) -> None:

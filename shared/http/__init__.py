@@ -51,8 +51,8 @@ class Http(Protocol):
 
     Raises Transient for 408, 429 (with `retry_after`), 5xx, a timeout, a broken connection, an answer
     that ended early; Terminal with the code `unauthorized`, `forbidden`, `http_{status}` for another
-    refusal, `untrusted` for a certificate that is not the host's, `answer_too_large`, and
-    `foreign_address` for a URL that is not the provider's. Raises what `check` of the step raises.
+    refusal, `untrusted` for a certificate that is not the host's, `answer_too_large`,
+    `unsendable` for a header that is none, and `foreign_address` for a URL that is not the provider's. Raises what `check` of the step raises.
     """
 
     def get(

@@ -39,46 +39,49 @@ class _Exchange:
 
     def __init__(self) -> None:
         self.reused = False
-        self._guard = threading.Lock()
-        self._socket: Any = None
-        self._stopped = False
-
-    def on(self, connection: HTTPConnection, *, reused: bool) -> None:
-        with self._guard:
-            self.reused = reused
-            self._socket = connection.sock
-            if self._stopped:
-                self._shut()
+        self.stopped = False
+        self.connection: _Watched | None = None
 
     def stop(self) -> None:
-        with self._guard:
-            self._stopped = True
-            self._shut()
-
-    def _shut(self) -> None:
-        if self._socket is not None:
-            with suppress(OSError):  # it has ended by itself
-                # of the socket below TLS: the thread that reads sees its end
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        with _owners:
+            self.stopped = True
+            # One that has its answer may have left the connection to the request of another step.
+            if self.connection is not None and self.connection.owner is self:
+                self.connection.shut()
 
 
 _here = threading.local()  # the exchange of this thread: urllib3 makes its connections itself
+_owners = threading.Lock()  # of connections: who changes one, and who ends what it does
 
 
 class _Watched(HTTPConnection):
-    """A connection that tells the exchange it is used for."""
+    """A connection that knows the exchange it is used for."""
 
+    owner: _Exchange | None = None
     _served = False
 
-    def getresponse(self) -> Any:
+    def putrequest(self, *args: Any, **options: Any) -> None:
         exchange: _Exchange = _here.exchange
-        exchange.on(self, reused=self._served)
-        self._served = True
+        with _owners:
+            self.owner, exchange.connection = exchange, self
+            exchange.reused, self._served = self._served, True
+        super().putrequest(*args, **options)
+
+    def getresponse(self) -> Any:
+        with _owners:
+            if self.owner is not None and self.owner.stopped:
+                self.shut()  # it was stopped before there was a socket
         return super().getresponse()
 
     def close(self) -> None:
         self._served = False
         super().close()
+
+    def shut(self) -> None:
+        """Ends what is under way: the thread that reads sees the end of the answer."""
+        if self.sock is not None:
+            with suppress(OSError):  # it has ended by itself
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # of the socket below TLS
 
 
 class _WatchedTls(_Watched, HTTPSConnection):
@@ -208,6 +211,12 @@ class _Way:
                         again = False  # the server had closed the connection that was kept
                         continue
                     raise _broken(where, error) from None
+                except ValueError:  # its text would repeat the header
+                    raise Terminal(
+                        f"{where}: a header cannot be sent: a line break is in it, or a letter that "
+                        "is not Latin; is the credential what it should be?",
+                        code="unsendable",
+                    ) from None
 
     def _once(
         self,

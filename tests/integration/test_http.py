@@ -304,6 +304,17 @@ def test_nobody_but_the_provider_is_asked(api: Api, step: Step) -> None:
         assert other.asked == []
 
 
+@pytest.mark.parametrize("value", ["Bearer a-secret\nof two lines", "ключ-a-secret"])
+def test_what_is_no_header_is_not_sent_and_not_told(api: Api, step: Step, value: str) -> None:
+    error = refused(lambda: step.http.get(api.url, headers={"authorization": value}))
+    assert isinstance(error, Terminal)
+    assert error.code == "unsendable"
+    assert "a-secret" not in str(error)
+    assert error.__cause__ is None
+    assert api.asked == []
+    assert step.http.get(api.url).status == 200
+
+
 # --- what happens on the way ---
 
 
@@ -410,6 +421,24 @@ def test_a_step_that_is_cancelled_during_a_refusal_is_cancelled_and_not_refused(
     began = time.monotonic()
     assert isinstance(refused(lambda: step.http.get(api.url)), Stopped)
     assert time.monotonic() - began < 1.8
+    canceller.join()
+
+
+def test_a_step_that_is_cancelled_ends_nothing_of_another_one(
+    client: Urllib3Client, api: Api
+) -> None:
+    cancelled, other = Step(client, api), Step(client, api)
+    arrived = threading.Event()
+
+    def later(handler: BaseHTTPRequestHandler) -> None:
+        arrived.set()
+        slowly(*[b"x"] * 5, pause=0.1)(handler)
+
+    cancelled.http.get(api.url)  # leaves its connection to the other one
+    api.answer = lambda _: later
+    canceller = stopper(cancelled, arrived)
+    assert other.http.get(api.url).body == b"xxxxx"
+    assert len({asked.port for asked in api.asked}) == 1
     canceller.join()
 
 
