@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -32,6 +32,17 @@ _CHUNK = 64 * 1024
 _MAX_REASON_BYTES = 64 * 1024
 _SECRET_HEADERS = ("authorization", "cookie", "key", "token")
 _LEAST_SECONDS = 0.001  # a timeout of zero would mean that nothing is waited for
+
+
+class _Asked(NamedTuple):
+    """A request; `where` names it in messages."""
+
+    where: str
+    method: str
+    url: str
+    body: bytes | None
+    headers: Mapping[str, str]
+    limit: int
 
 
 class _Exchange:
@@ -171,12 +182,11 @@ class _Way:
             url += ("&" if urlsplit(url).query else "?") + urlencode(params, doseq=True)
         with self._client.gate.turn(self._caller, where):
             try:
-                answer = self._tried(where, method, url, body, headers, limit)
+                return self._tried(_Asked(where, method, url, body, headers, limit))
             except Transient as error:
                 if error.retry_after is not None:
                     self._client.gate.hold(self._caller, error.retry_after)
                 raise
-        return answer
 
     def _where(self, method: str, url: str) -> str:
         """The call, for messages: without query. Raises Terminal for an address of somebody else."""
@@ -190,69 +200,33 @@ class _Way:
             )
         return f"{method} {parts.netloc}{parts.path}"
 
-    def _tried(
-        self,
-        where: str,
-        method: str,
-        url: str,
-        body: bytes | None,
-        headers: Mapping[str, str],
-        limit: int,
-    ) -> Answer:
-        again = method == "GET"
+    def _tried(self, asked: _Asked) -> Answer:
+        again = asked.method == "GET"
         while True:
             self._caller.check()
             with self._exchange() as exchange:
                 try:
-                    return self._once(where, method, url, body, headers, limit)
+                    return self._once(asked)
                 except urllib3.exceptions.HTTPError as error:
                     self._caller.check()  # what broke it off may have been its own end
                     if again and exchange.reused and _never_answered(error):
                         again = False  # the server had closed the connection that was kept
                         continue
-                    raise _broken(where, error) from None
-                except ValueError:  # its text would repeat the header
-                    raise Terminal(
-                        f"{where}: a header cannot be sent: a line break is in it, or a letter that "
-                        "is not Latin; is the credential what it should be?",
-                        code="unsendable",
-                    ) from None
+                    raise _broken(asked.where, error) from None
 
-    def _once(
-        self,
-        where: str,
-        method: str,
-        url: str,
-        body: bytes | None,
-        headers: Mapping[str, str],
-        limit: int,
-    ) -> Answer:
+    def _once(self, asked: _Asked) -> Answer:
         client, began = self._client, self._client.monotonic()
-        request = client.pool.request(
-            method,
-            url,
-            body=body,
-            headers={
-                "accept-encoding": "gzip",
-                "user-agent": f"cost-pipelines/{VERSION}",
-                **headers,
-            },
-            timeout=urllib3.Timeout(
-                connect=self._seconds(CONNECT_SECONDS), read=self._seconds(READ_SECONDS)
-            ),
-            preload_content=False,
-        )
         size = 0
-        with closing(request) as answer:
+        with closing(self._answered(asked)) as answer:
             try:
                 yes = HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES
-                content = self._read(where, answer, limit) if yes else self._reason(answer)
+                content = self._read(asked, answer) if yes else self._reason(answer)
                 size = len(content)
             finally:
-                parts = urlsplit(url)
+                parts = urlsplit(asked.url)
                 self._caller.log.info(
                     "http.answered",
-                    method=method,
+                    method=asked.method,
                     host=parts.netloc,
                     path=parts.path,
                     status=answer.status,
@@ -260,23 +234,50 @@ class _Way:
                     bytes=size,
                 )
             if yes:
-                return Answer(answer.status, answer.headers, content, where)
+                return Answer(answer.status, answer.headers, content, asked.where)
             self._caller.check()
-            secrets = [*self._caller.secrets(), *_secrets_in(headers)]
             raise refusal(
-                where, answer.status, answer.headers, content, now=client.now(), secrets=secrets
+                asked.where,
+                answer.status,
+                answer.headers,
+                content,
+                now=client.now(),
+                secrets=[*self._caller.secrets(), *_secrets_in(asked.headers)],
             )
 
-    def _read(self, where: str, answer: BaseHTTPResponse, limit: int) -> bytes:
+    def _answered(self, asked: _Asked) -> BaseHTTPResponse:
+        """The answer, of which only the headers have been read."""
+        ours = {"accept-encoding": "gzip", "user-agent": f"cost-pipelines/{VERSION}"}
+        try:
+            return self._client.pool.request(
+                asked.method,
+                asked.url,
+                body=asked.body,
+                headers={**ours, **asked.headers},
+                timeout=urllib3.Timeout(
+                    connect=self._seconds(CONNECT_SECONDS), read=self._seconds(READ_SECONDS)
+                ),
+                preload_content=False,
+            )
+        except urllib3.exceptions.HTTPError:
+            raise
+        except ValueError:  # its text would repeat the header
+            raise Terminal(
+                f"{asked.where}: a header cannot be sent: a line break is in it, or a letter that is "
+                "not Latin; is the credential what it should be?",
+                code="unsendable",
+            ) from None
+
+    def _read(self, asked: _Asked, answer: BaseHTTPResponse) -> bytes:
         content = bytearray()
         while chunk := answer.read1(_CHUNK, decode_content=True):
             content += chunk
-            if len(content) > limit:
+            if len(content) > asked.limit:
                 raise Terminal(
-                    f"{where}: the answer is larger than {limit / MEBIBYTE:.3g} MiB",
+                    f"{asked.where}: the answer is larger than {asked.limit / MEBIBYTE:.3g} MiB",
                     code="answer_too_large",
                 )
-            self._check_time(where)
+            self._check_time(asked.where)
         return bytes(content)
 
     def _reason(self, answer: BaseHTTPResponse) -> bytes:

@@ -97,7 +97,7 @@ class Gate:
                 if not wait:
                     pace.begin(now)
                     return pace
-                if wait is inf and left > 0:
+                if wait == inf and left > 0:
                     self._changed.wait(left)
                 elif wait <= left:
                     self._changed.wait(wait)
@@ -106,7 +106,7 @@ class Gate:
                         f"{where}: the account's limit of requests is used until after the step's "
                         "deadline",
                         code="rate_limited",
-                        retry_after=None if wait is inf else timedelta(seconds=wait),
+                        retry_after=None if wait == inf else timedelta(seconds=wait),
                     )
 
     def _pace(self, caller: Caller) -> Pace:

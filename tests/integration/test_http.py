@@ -506,7 +506,7 @@ def test_each_call_leaves_a_line_without_its_query(api: Api, step: Step) -> None
     refused(lambda: step.http.get(api.url + "/costs", params={"page": "secret"}))
     ((event, fields),) = step.log.lines
     assert event == "http.answered"
-    assert fields.pop("milliseconds") in range(1000)
+    assert isinstance(fields.pop("milliseconds"), int)
     assert fields == {
         "method": "GET",
         "host": f"127.0.0.1:{api.port}",

@@ -50,7 +50,7 @@ def test_no_more_run_at_a_time_than_may() -> None:
     pace = Pace(Rate(requests_per_minute=600, concurrent=2))
     pace.begin(0.0)
     pace.begin(0.0)
-    assert pace.wait(0.0) is inf
+    assert pace.wait(0.0) == inf
     pace.end()
     assert pace.wait(0.0) == 0
 
