@@ -16,38 +16,34 @@ from shared.engine import coverage as engine
 _SPAN_DAYS = 35
 
 
+_FirstDay = Annotated[
+    str,
+    Meta(
+        description=f"The first day, UTC; {_SPAN_DAYS} days where none is given.",
+        examples=["2026-01-01"],
+        extra_json_schema={"format": "date"},
+    ),
+]
+_LastDay = Annotated[
+    str,
+    Meta(
+        description="The last day, included; yesterday where none is given.",
+        examples=["2026-01-31"],
+        extra_json_schema={"format": "date"},
+    ),
+]
+_Provider = Annotated[
+    str, Meta(description="Of this provider only, by its name or another that people use.")
+]
+
+
 class CoverageQuery(Record, frozen=True, kw_only=True):
     """Which sources, and which days."""
 
-    start_date: (
-        Annotated[
-            str,
-            Meta(
-                description=f"The first day, UTC; without it {_SPAN_DAYS} days.",
-                examples=["2026-01-01"],
-                extra_json_schema={"format": "date"},
-            ),
-        ]
-        | None
-    ) = None
-    end_date: (
-        Annotated[
-            str,
-            Meta(
-                description="The last day, included; yesterday where none is given.",
-                examples=["2026-01-31"],
-                extra_json_schema={"format": "date"},
-            ),
-        ]
-        | None
-    ) = None
+    start_date: _FirstDay | None = None
+    end_date: _LastDay | None = None
     pipeline_id: Annotated[str, Meta(description="Of this pipeline only.")] | None = None
-    provider: (
-        Annotated[
-            str, Meta(description="Of this provider only, by its name or another that people use.")
-        ]
-        | None
-    ) = None
+    provider: _Provider | None = None
     credential_id: Annotated[str, Meta(description="With this credential only.")] | None = None
     older_than_days: Annotated[
         int,

@@ -117,7 +117,7 @@ def _commands(talk: Session, query: dict[str, str | None], which: str) -> None:
         for source in page["sources"]:
             for span in source[which]:
                 found += 1
-                show.lines(Text(shlex.join(_run_of(talk.org, source, span)), overflow="fold"))
+                print(shlex.join(_run_of(talk.org, source, span)))  # however wide the terminal
     if not found:
         what = "no day is missing" if which == "gaps" else "nothing is due for another look"
         show.err().print(f"{what}, {page['start_date']} to {page['end_date']}")

@@ -206,14 +206,15 @@ def _read(
     """
     rules = [_rule(pipeline) for pipeline in pipelines.values()]
     tables = tuple(sorted({table for rule in rules for table in rule.tables}))
-    units = max(len(rule.unit.firsts(*asked.dates)) for rule in rules)
-    usual = units * max(len(rule.tables) for rule in rules) * limit
-    most = max(min(usual, _MOST_ROWS), units * len(tables)) + 1
+    first = min(rule.unit.first(asked.dates.start) for rule in rules)
+    dates = (asked.dates.end - first).days + 1
+    usual = dates * max(len(rule.tables) for rule in rules) * limit
+    most = max(min(usual, _MOST_ROWS), dates * len(tables)) + 1
     where = LoadsOf(
         tables=tables,
         pipelines=tuple(pipelines),
         credential_id=asked.credential_id,
-        first=min(rule.unit.first(asked.dates.start) for rule in rules),
+        first=first,
         last=asked.dates.end,
         after=after,
     )
