@@ -5,6 +5,8 @@ SEEDS  ?= 1000
 CLOUD  ?= cloud
 CLOUD_SEEDS ?= 100
 VENV   := .venv
+EMULATORS := .venv-tasks/.ready .venv-bigquery/.ready
+STORES := .venv-moto/.ready .azurite/.ready
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip --disable-pip-version-check
 
@@ -25,10 +27,10 @@ dev: $(VENV)/.embedded  ## serve all functions on port 8001, in one process
 test: $(VENV)/.dev  ## the whole test suite, but for what needs an emulator
 	$(BIN)/pytest -n auto
 
-test-cloud: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## the same promises on emulators of Google Cloud: java, Google Cloud SDK, Python 3.13
+test-cloud: $(VENV)/.dev $(EMULATORS) $(STORES)  ## the same promises on emulators: java, Google Cloud SDK, Python 3.13, node
 	$(BIN)/pytest -n 2 -m "$(CLOUD)"
 
-emulators: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## the whole system in the cloud mode, on emulators, with its API on port 8001
+emulators: $(VENV)/.dev $(EMULATORS)  ## the whole system in the cloud mode, on emulators, with its API on port 8001
 	GRPC_ENABLE_FORK_SUPPORT=0 $(BIN)/python -m tests.support.emulate
 
 check: $(VENV)/.dev  ## lint, format, types, dependency rule, configs and their schema, pages of the API
@@ -51,7 +53,7 @@ format: $(VENV)/.dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: $(VENV)/.dev .venv-tasks/.ready .venv-bigquery/.ready  ## kill processes at every point of a run, here and on emulators, for hours: SEEDS=20 CLOUD_SEEDS=5 for less
+chaos: $(VENV)/.dev $(EMULATORS)  ## kill processes at every point of a run, here and on emulators, for hours: SEEDS=20 CLOUD_SEEDS=5 for less
 	$(BIN)/pytest tests/chaos --seeds $(SEEDS)
 	$(BIN)/pytest tests/chaos -m cloud --seeds $(CLOUD_SEEDS)
 
@@ -68,6 +70,7 @@ lock:  ## pin requirements*.txt anew from requirements/*.in: UPGRADE=1 takes new
 	$(COMPILE) -c requirements-dev.txt requirements/cloud.in -o requirements.txt
 	$(COMPILE) -c requirements-dev.txt requirements/embedded.in -o requirements-embedded.txt
 	$(COMPILE) requirements/emulators/tasks.in -o requirements/emulators/tasks.txt
+	$(COMPILE) requirements/emulators/moto.in -o requirements/emulators/moto.txt
 	$(call COMPILE,3.13) requirements/emulators/bigquery.in -o requirements/emulators/bigquery.txt
 	$(COMPILE) requirements/checkov.in -o requirements/checkov.txt
 	$(call COMPILE,3.12) requirements/focus-validator.in -o requirements/focus-validator.txt
@@ -102,9 +105,15 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/bin/pip
 	@touch $(VENV)/.embedded $@
 
 # --no-deps: the file has them all, and this pip takes a name with and without its extras for two
-.venv-tasks/.ready: requirements/emulators/tasks.txt
-	$(PYTHON) -m venv .venv-tasks
-	.venv-tasks/bin/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r $<
+.venv-tasks/.ready .venv-moto/.ready: .venv-%/.ready: requirements/emulators/%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r $<
+	@touch $@
+
+.azurite/.ready: requirements/emulators/azurite/package-lock.json
+	mkdir -p .azurite
+	cp $(<D)/package.json $< .azurite/
+	cd .azurite && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 .venv-checkov/.ready: requirements/checkov.txt

@@ -68,6 +68,13 @@ EMULATORS = {
     "kms": "CLOUD_KMS_EMULATOR_HOST",
     "jobs": "CLOUD_RUN_EMULATOR_HOST",
 }
+# Of the stores that sources are in, as HOST:PORT.
+SOURCES = {
+    "gs": EMULATORS["storage"],
+    "s3": "S3_EMULATOR_HOST",
+    "az": "BLOB_EMULATOR_HOST",
+    "oci": "OCI_EMULATOR_HOST",
+}
 _KMS_KEY = re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+")
 _QUEUE = re.compile(r"projects/[^/]+/locations/[^/]+/queues/[^/]+")
 _JOB = re.compile(r"projects/[^/]+/locations/[^/]+/jobs/[^/]+")
@@ -85,6 +92,16 @@ class Emulators:
     storage: str | None = None
     kms: str | None = None
     jobs: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceHosts:
+    """Where the emulators of object stores are, by the scheme of a source; None is the real one."""
+
+    gs: str | None = None
+    s3: str | None = None
+    az: str | None = None
+    oci: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +140,7 @@ class Settings:
     requests_per_minute: int = 12_000
     failed_keys_per_minute: int = 60
     log_level: Level = Level.WARNING
+    sources: SourceHosts = SourceHosts()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +233,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         requests_per_minute=number("PIPELINES_REQUESTS_PER_MINUTE", 12_000, 1, 1_000_000),
         failed_keys_per_minute=number("PIPELINES_FAILED_KEYS_PER_MINUTE", 60, 1, 1_000_000),
         log_level=Level[level],
+        sources=SourceHosts(**{scheme: env.get(name) or None for scheme, name in SOURCES.items()}),
     )
     if faults:
         raise ConfigError(faults)

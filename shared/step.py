@@ -77,7 +77,7 @@ class StepContext(Protocol):
         """
 
     def objects(self, url: str) -> ObjectStore:
-        """The store that `url` names (`file:…`, later `s3://…`), opened with the credential."""
+        """The store that `url` names (`s3://…`, `az://…`, `oci://…`, `gs://…` or `file:…`), opened with the credential."""
 
     def subscriptions(self) -> Iterator[Revision]:
         """Every subscription of the organization as it stands now, by its name."""

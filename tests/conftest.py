@@ -11,10 +11,13 @@ from hypothesis import settings
 from tests.support.emulators import (
     Emulator,
     bigquery_emulator,
+    blob_emulator,
     firestore_emulator,
     firestore_project,
     gcs_emulator,
+    oci_storage,
     pubsub_emulator,
+    s3_emulator,
     tasks_emulator,
 )
 from tests.support.gcs import CloudStorage
@@ -24,10 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bigquery_emulator",
+    "blob_emulator",
     "firestore_emulator",
     "firestore_project",
     "gcs_emulator",
+    "oci_storage",
     "pubsub_emulator",
+    "s3_emulator",
     "tasks_emulator",
 ]
 

@@ -24,14 +24,12 @@ from shared.bootstrap import (
     open_http,
     read_text,
 )
+from shared.bootstrap.sources import open_source
 from shared.core.run import Timing
 from shared.engine import Engine
-from shared.errors import Terminal
 from shared.log import Log
-from shared.objects import ObjectStore
 from shared.settings import CloudSettings, Settings
 from shared.step import Processor
-from shared.vault import Credential
 from shared.warehouse import Warehouse
 
 if TYPE_CHECKING:
@@ -129,7 +127,9 @@ def open_cloud(
                 database, ring, now=now, new_id=new_id, sleep=sleep, random=chance
             ),
             warehouse=warehouse,
-            objects=lambda _, url, credential: _source(url, credential, clock, emulators.storage),
+            objects=lambda _, url, credential: open_source(
+                url, credential, clock, settings.sources
+            ),
             http=http,
             catalog=once(lambda: load_catalog(settings.configs, table)),
             providers=once(lambda: load_providers(settings.configs)),
@@ -209,24 +209,4 @@ def _warehouse(
         if cloud.staging_bucket is None
         else Staging(cloud.staging_bucket, emulator=storage and f"http://{storage}"),
         emulator=cloud.emulators.bigquery,
-    )
-
-
-def _source(
-    url: str, credential: Callable[[], Credential], clock: Clock, emulator: str | None
-) -> ObjectStore:
-    """A source of an organization, read with its own credential: never as the platform."""
-    if not url.startswith("gs://"):
-        raise Terminal(
-            f"source {url!r}: a source is gs://BUCKET or gs://BUCKET/FOLDER", code="bad_source"
-        )
-    from shared.objects.gcs import open_gcs  # noqa: PLC0415  # only who reads objects pays for it
-
-    return open_gcs(
-        url,
-        lambda: credential().secret,
-        now=clock.now,
-        sleep=clock.sleep,
-        random=clock.random,
-        emulator=emulator,
     )

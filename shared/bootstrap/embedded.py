@@ -26,6 +26,7 @@ from shared.bootstrap import (
     open_http,
     read_text,
 )
+from shared.bootstrap.sources import open_source
 from shared.bus.push import in_process
 from shared.core.message import Topic
 from shared.core.run import EMBEDDED_TIMING, Timing
@@ -165,7 +166,11 @@ def _embedded(
         subscriptions=SqliteSubscriptions(journal),
         vault=SqliteVault(journal, LocalKeyRing(settings.data / "keys.json"), clock.now),
         warehouse=warehouse,
-        objects=lambda org, url, _: _folder(settings.objects / org, url),
+        objects=lambda org, url, credential: (
+            _folder(settings.objects / org, url)
+            if url.startswith("file:")
+            else open_source(url, credential, clock, settings.sources, beside="file:PATH, ")
+        ),
         http=http,
         catalog=once(lambda: load_catalog(settings.configs, table)),
         providers=once(lambda: load_providers(settings.configs)),
@@ -234,12 +239,11 @@ def _folder(root: Path, url: str) -> ObjectStore:
     """`file:PATH` under the organization's own folder; nothing outside of it can be named."""
     from shared.objects.files import FolderStore  # noqa: PLC0415
 
-    scheme, _, path = url.partition(":")
+    path = url.removeprefix("file:")
     parts = PurePosixPath(path).parts
-    if scheme != "file" or ".." in parts or path.startswith("/"):
+    if ".." in parts or path.startswith("/"):
         raise Terminal(
-            f"source {url!r}: embedded, a source is `file:PATH` with a PATH inside the"
-            " organization's objects folder",
+            f"source {url!r}: `file:PATH` has a PATH inside the organization's objects folder",
             code="bad_source",
         )
     return FolderStore(root.joinpath(*parts), inside=root, name=f"source {url!r}")

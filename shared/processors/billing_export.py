@@ -50,8 +50,9 @@ class BillingExportConfig(Record, frozen=True, kw_only=True):
         str,
         Meta(
             min_length=1,
-            description="URL of the folder that the export is delivered into: `file:exports`, a "
-            "folder of the organization's objects.",
+            description="URL of the folder that the export is delivered into: `s3://BUCKET/FOLDER`, "
+            "`az://ACCOUNT/CONTAINER/FOLDER`, `oci://BUCKET@NAMESPACE/FOLDER`, `gs://BUCKET/FOLDER`, or "
+            "`file:FOLDER` of the organization's objects.",
         ),
     ]
     export_name: Annotated[

@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from shared.core.secret import Secret
 from shared.errors import Terminal, Transient
-from shared.objects.gcs import SCOPE, TRIES, GcsStore
+from shared.objects.gcs import SCOPE, GcsStore
+from shared.objects.rest import TRIES
 from shared.service_account import TOKEN_URI
 from tests.support.gcs import KEY, CloudStorage, Fault, open_bucket
 
@@ -264,7 +265,8 @@ def test_a_listing_goes_from_page_to_page(storage: CloudStorage, bucket: str) ->
 
 @pytest.mark.parametrize("key", ["a b/ü+%2F?#&=.csv.gz", "...", "a/../b", "'\"\\", "日付=2026-03"])
 def test_a_key_is_a_text_and_no_path(storage: CloudStorage, store: GcsStore, key: str) -> None:
-    assert store.info(key) is None
+    with pytest.raises(Terminal):
+        store.read(key, 10)
     path = storage.requests[0].path.partition("?")[0]
     assert path.count("/") == 6  # …/storage/v1/b/BUCKET/o/NAME
 

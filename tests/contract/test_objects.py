@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from shared.core.secret import Secret
 from shared.errors import Terminal
 from shared.objects import ObjectStore
+from shared.objects.azure import BlobStore
 from shared.objects.files import FolderStore
+from shared.objects.oci import OciStore
+from shared.objects.s3 import S3Store
+from tests.support.azure import ACCOUNT, BlobStorage, signature
 from tests.support.gcs import CloudStorage, open_bucket
+from tests.support.oci import OracleStorage
+from tests.support.s3 import REGION, Aws
 
 
 class Place(NamedTuple):
@@ -63,12 +71,72 @@ def _gcs_folder(request: pytest.FixtureRequest) -> Place:
     )
 
 
+def _ask(secret: Mapping[str, str], **changes: str) -> dict[str, Any]:
+    """What every store over HTTP is opened with."""
+    return {
+        "secret": lambda: Secret(json.dumps({**secret, **changes})),
+        "now": lambda: datetime.now(UTC),
+        "sleep": lambda _: None,
+        "random": lambda: 0.5,
+    }
+
+
+def _s3(request: pytest.FixtureRequest) -> Place:
+    aws: Aws = request.getfixturevalue("s3_emulator")
+    bucket = aws.make()
+    aws.write(bucket, "exports", b"not in it")
+    return Place(
+        S3Store(
+            f"s3://{bucket}/export",
+            **_ask(aws.reader._asdict(), region=REGION),
+            endpoint=aws.url,
+        ),
+        lambda key, content: aws.write(bucket, f"export/{key}", content),
+        lambda key: aws.delete(bucket, f"export/{key}"),
+    )
+
+
+def _blob(request: pytest.FixtureRequest) -> Place:
+    storage: BlobStorage = request.getfixturevalue("blob_emulator")
+    container = storage.make()
+    return Place(
+        BlobStore(
+            f"az://{ACCOUNT}/{container}/exports/",
+            **_ask({"sas_token": signature("rl")}),
+            endpoint=f"http://{storage.host}",
+        ),
+        lambda key, content: storage.write(container, f"exports/{key}", content),
+        lambda key: storage.delete(container, f"exports/{key}"),
+    )
+
+
+def _oci(request: pytest.FixtureRequest) -> Place:
+    storage: OracleStorage = request.getfixturevalue("oci_storage")
+    bucket = storage.make()
+    return Place(
+        OciStore(
+            f"oci://{bucket}/FOCUS Reports",
+            **_ask(storage.secret),
+            endpoint=f"http://{storage.host}",
+        ),
+        lambda key, content: storage.write(bucket, f"FOCUS Reports/{key}", content),
+        lambda key: storage.delete(bucket, f"FOCUS Reports/{key}"),
+    )
+
+
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
     "files": _files,
     "gcs": _gcs,
     "gcs folder": _gcs_folder,
+    "s3": _s3,
+    "blob": _blob,
+    "oci": _oci,
 }
-EVERY = ["files", *(pytest.param(name, marks=pytest.mark.cloud) for name in ("gcs", "gcs folder"))]
+EVERY = [
+    "files",
+    "oci",
+    *(pytest.param(name, marks=pytest.mark.cloud) for name in ("gcs", "gcs folder", "s3", "blob")),
+]
 
 
 @pytest.fixture(params=EVERY)
@@ -85,6 +153,16 @@ def test_a_listing_has_every_key_with_the_prefix_in_order(place: Place) -> None:
         assert listed == sorted(key for key in keys if key.startswith(prefix)), prefix
 
 
+LONG = [
+    "files",
+    "oci",
+    pytest.param("gcs", marks=pytest.mark.cloud),
+    # their servers take ten seconds and more for so many objects
+    *(pytest.param(name, marks=[pytest.mark.cloud, pytest.mark.slow]) for name in ("s3", "blob")),
+]
+
+
+@pytest.mark.parametrize("place", LONG, indirect=True)
 def test_a_listing_goes_to_the_last_page(place: Place) -> None:
     for number in range(2_500):
         place.write(f"many/{number}", b"")

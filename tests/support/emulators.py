@@ -22,8 +22,11 @@ from typing import NamedTuple
 import pytest
 
 from shared.settings import ROOT
+from tests.support.azure import BlobStorage
 from tests.support.gcs import CloudStorage
+from tests.support.oci import OracleStorage
 from tests.support.processes import Supervised
+from tests.support.s3 import Aws
 
 READY_SECONDS = 60.0
 _STOP_SECONDS = 10.0
@@ -215,6 +218,44 @@ def bigquery(data: Path, buckets: Path) -> Kind:
     )
 
 
+def _s3(port: int) -> list[str] | None:
+    moto = ROOT / ".venv-moto"
+    if not (moto / ".ready").exists():
+        return None
+    server = str(moto / "bin" / "moto_server")
+    return ["env", "MOTO_IAM_LOAD_MANAGED_POLICIES=false", server, "-H", "127.0.0.1", f"-p{port}"]
+
+
+S3 = Kind("s3", "an environment of its own (make .venv-moto/.ready)", _s3, "Running on", _listens)
+
+
+def blob(folder: Path) -> Kind:
+    """Azure Blob Storage, with its files in the folder."""
+
+    def command(port: int) -> list[str] | None:
+        node = shutil.which("node")
+        azurite = ROOT / ".azurite"
+        if node is None or not (azurite / ".ready").exists():
+            return None
+        return [
+            node,
+            str(azurite / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"),
+            "--blobHost=127.0.0.1",
+            f"--blobPort={port}",
+            f"--location={folder}",
+            "--silent",
+            "--disableTelemetry",
+        ]
+
+    return Kind(
+        "blob",
+        "node and an environment of its own (make .azurite/.ready)",
+        command,
+        "successfully listens on",
+        _listens,
+    )
+
+
 class Missing(Exception):
     """What the emulator needs is not on this machine."""
 
@@ -295,6 +336,25 @@ def gcs_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudStor
         storage = CloudStorage(server.host, folder)
         yield storage
         storage.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_emulator() -> Iterator[Aws]:
+    for server in _run(S3):
+        yield Aws(server.host)
+
+
+@pytest.fixture(scope="session")
+def blob_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BlobStorage]:
+    for server in _run(blob(tmp_path_factory.mktemp("azurite"))):
+        yield BlobStorage(server.host)
+
+
+@pytest.fixture(scope="session")
+def oci_storage() -> Iterator[OracleStorage]:
+    storage = OracleStorage()
+    yield storage
+    storage.stop()
 
 
 @pytest.fixture(scope="session")
