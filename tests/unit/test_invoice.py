@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.core import amortise
@@ -17,6 +17,7 @@ from shared.core.cycle import Period, boundary, cycle_at, cycle_of
 from shared.core.invoice import Kind, Line, lines
 from shared.core.period import days
 from shared.core.subscription import Refund, Subscription, end, put, refund
+from tests.support.examples import examples
 from tests.support.subscriptions import CYCLES, DAY, PAST, subscription, subscriptions, terms
 
 HORIZON = date(2036, 1, 1)
@@ -248,6 +249,7 @@ def test_an_invoice_has_the_digits_of_its_currency(currency: str, amount: str) -
 # --- whatever is entered ---
 
 
+@settings(max_examples=examples(50))
 @given(subscriptions(ends=True))
 def test_each_line_sums_to_its_invoice_and_each_cycle_to_its_lines(of: Subscription) -> None:
     billed: dict[Any, Decimal] = defaultdict(Decimal)
@@ -264,6 +266,7 @@ def test_each_line_sums_to_its_invoice_and_each_cycle_to_its_lines(of: Subscript
     assert len({line.line_id for line in found}) == len(found)
 
 
+@settings(max_examples=examples(50))
 @given(subscriptions(), st.integers(0, 900), st.integers(0, 60))
 def test_a_day_is_the_same_in_whatever_days_it_is_told(
     of: Subscription, later: int, count: int
@@ -280,6 +283,7 @@ def test_a_day_is_the_same_in_whatever_days_it_is_told(
     assert alone == together
 
 
+@settings(max_examples=examples(50))
 @given(subscriptions(ends=False), st.integers(1, 400), st.integers(1, 99), st.data())
 def test_what_is_entered_later_touches_no_day_before_it(
     of: Subscription, later: int, seats: int, data: st.DataObject

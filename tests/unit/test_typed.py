@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, UnsetType
 
-from shared.core.places import UNREAD
+from shared.core.places import UNREAD, Path
 from shared.core.record import Json, Record
 from shared.core.typed import check, from_json, from_texts
 from shared.errors import Invalid
@@ -52,6 +53,20 @@ class Outer(Record, frozen=True, kw_only=True):
     at: datetime | None = None
     wait: timedelta | None = None
     shape: Square | Circle | None = None
+
+
+class Span(Record, frozen=True, kw_only=True):
+    first: int
+    last: int
+
+    @classmethod
+    def contradictions(cls, given: Mapping[str, Json]) -> Iterable[tuple[Path, str]]:
+        if "first" in given and "last" in given and given["last"] < given["first"]:
+            yield ("last",), "is before the first"
+
+
+class Spans(Record, frozen=True, kw_only=True):
+    spans: tuple[Span, ...]
 
 
 class Pair(Record, frozen=True, kw_only=True):
@@ -318,3 +333,19 @@ def test_a_text_that_means_nothing_is_a_fault_at_its_name(name: str, text: str) 
     with pytest.raises(Invalid, match="the query has a fault") as refused:
         from_texts({name: text}, Asked, what="the query")
     assert [fault.where for fault in refused.value.faults] == [name]
+
+
+@pytest.mark.parametrize(
+    ("span", "faults"),
+    [
+        ({"first": 1, "last": 2}, []),
+        ({"first": 2, "last": 1}, ["spans[0].last is before the first"]),
+        ({"first": "a", "last": 1}, ["spans[0].first must be a whole number, not a text"]),
+        ({"last": 1}, ["spans[0].first is missing"]),
+    ],
+)
+def test_what_a_record_says_of_its_fields_together_is_told_with_the_rest(
+    span: dict[str, object], faults: list[str]
+) -> None:
+    told = check({"spans": [span, {"first": 5, "last": 4}]}, Spans)
+    assert [str(fault) for fault in told] == [*faults, "spans[1].last is before the first"]
