@@ -23,7 +23,7 @@ _ends = st.tuples(st.just("end"), _days, st.none(), _seats)
 
 def on(of: Subscription, before: date) -> list[tuple[int, ...] | None]:
     """What each day before that one has."""
-    found = []
+    found: list[tuple[int, ...] | None] = []
     for number in range((before - FIRST).days):
         version = of.on(FIRST + number * DAY)
         found.append(None if version is None else (version.seats, version.anchor.toordinal()))
