@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-FUNCTIONS = ("api", "step_worker", "coordinator", "dead_letter", "scheduler")
+FUNCTIONS = ("api", "step_worker", "coordinator", "dead_letter", "event_trigger", "scheduler")
 
 
 def __getattr__(name: str) -> Any:

@@ -23,6 +23,6 @@ def scheduler(request: Request) -> Response:
     except Unavailable as error:
         return Response(str(error), status=503, mimetype="text/plain")
     return Response(
-        f"hints={done.hints} expired={done.expired} orphans={done.orphans} purged={done.purged}\n",
+        f"starts={done.starts} hints={done.hints} expired={done.expired} orphans={done.orphans} purged={done.purged}\n",
         mimetype="text/plain",
     )

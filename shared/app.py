@@ -16,6 +16,7 @@ from shared.http import HttpClient
 from shared.jobs import Jobs
 from shared.log import Log
 from shared.objects import ObjectStore
+from shared.schedules import Schedules
 from shared.state import RunStore
 from shared.step import Processor
 from shared.subscriptions import Subscriptions
@@ -48,6 +49,7 @@ class App:
     bus: Bus
     accounts: Accounts
     subscriptions: Subscriptions
+    schedules: Schedules
     vault: Vault
     warehouse: Callable[[], Warehouse]
     objects: Callable[[str, str, Callable[[], Credential]], ObjectStore]

@@ -296,6 +296,16 @@ CODES: Mapping[str, Code] = {
         "There is no such organization, or it is not the one of the key.",
         "Use the slug of the organization that the key belongs to.",
     ),
+    "schedule_not_found": Code(
+        (404,),
+        "The organization has no schedule of that name.",
+        "List them with GET /pipelines/schedules/{org}.",
+    ),
+    "schedule_changed": Code(
+        (409,),
+        "Somebody else, or a tick, changed the schedule between its reading and its writing.",
+        "Send the request again.",
+    ),
     "provider_not_found": Code(
         (404,),
         "The registry of providers has none of this name or alias.",

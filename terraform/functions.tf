@@ -5,17 +5,18 @@
 #   timeout      seconds of a request, and the ack deadline of the subscription
 #   concurrency  requests at a time in one instance, and so the threads of its server
 #
-# PostgreSQL takes two connections from each instance that asks for quota (api, coordinator, scheduler) or
-# for subscriptions (step_worker): the sum of max_instances, doubled, stays below what the pooler of
-# Supabase admits (200 on Micro, 400 on Small).
+# PostgreSQL takes connections from each instance: two for the quota (api, coordinator, event_trigger,
+# scheduler), one for schedules (api, event_trigger, scheduler), one for subscriptions (api, step_worker). The
+# sum over all instances stays below what the pooler of Supabase admits (200 on Micro, 400 on Small).
 locals {
   functions = {
     for name, function in {
-      api         = { topic = null, timeout = 60, concurrency = 32, cpu = "1", memory = "512Mi", max_instances = 10 }
-      step_worker = { topic = "steps", timeout = 600, concurrency = 4, cpu = "1", memory = "2Gi", max_instances = 50 }
-      coordinator = { topic = "completions", timeout = 60, concurrency = 16, cpu = "1", memory = "512Mi", max_instances = 20 }
-      dead_letter = { topic = "dead-letters", timeout = 60, concurrency = 16, cpu = "1", memory = "512Mi", max_instances = 2 }
-      scheduler   = { topic = null, timeout = 300, concurrency = 4, cpu = "1", memory = "512Mi", max_instances = 1 }
+      api           = { topic = null, timeout = 60, concurrency = 32, cpu = "1", memory = "512Mi", max_instances = 10 }
+      step_worker   = { topic = "steps", timeout = 600, concurrency = 4, cpu = "1", memory = "2Gi", max_instances = 50 }
+      coordinator   = { topic = "completions", timeout = 60, concurrency = 16, cpu = "1", memory = "512Mi", max_instances = 20 }
+      event_trigger = { topic = "starts", timeout = 60, concurrency = 16, cpu = "1", memory = "512Mi", max_instances = 5 }
+      dead_letter   = { topic = "dead-letters", timeout = 60, concurrency = 16, cpu = "1", memory = "512Mi", max_instances = 2 }
+      scheduler     = { topic = null, timeout = 300, concurrency = 4, cpu = "1", memory = "512Mi", max_instances = 1 }
       } : name => {
       topic         = function.topic
       timeout       = function.timeout

@@ -4,19 +4,20 @@ locals {
   # Topics that a function publishes to. The API starts runs, cancels them and sends dead letters again;
   # coordinator and API alike bring a run on, to its end.
   publishes = {
-    api         = ["starts", "steps", "completions", "run-events"]
-    step_worker = ["completions"]
-    step_job    = ["completions"]
-    coordinator = ["steps", "run-events"]
-    scheduler   = ["completions"]
-    tasks       = ["starts", "steps", "completions"]
+    api           = ["starts", "steps", "completions", "run-events"]
+    step_worker   = ["completions"]
+    step_job      = ["completions"]
+    coordinator   = ["steps", "run-events"]
+    scheduler     = ["starts", "completions"]
+    event_trigger = ["steps", "run-events"]
+    tasks         = ["starts", "steps", "completions"]
   }
 
   # Who makes tasks that publish later: a retry with its delay.
-  delays = ["api", "coordinator"]
+  delays = ["api", "coordinator", "event_trigger"]
 
   # Runs, attempts, logs, sealed credentials, dead letters.
-  state = ["api", "step_worker", "step_job", "coordinator", "dead_letter", "scheduler"]
+  state = ["api", "step_worker", "step_job", "coordinator", "dead_letter", "event_trigger", "scheduler"]
 
   # A worker opens what it needs for its step; the API seals, and wraps anew.
   keys = {

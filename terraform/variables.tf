@@ -74,8 +74,8 @@ variable "functions" {
   nullable = false
 
   validation {
-    condition     = alltrue([for name in keys(var.functions) : contains(["api", "step_worker", "coordinator", "dead_letter", "scheduler"], name)])
-    error_message = "Only the functions of functions.tf can be changed: api, step_worker, coordinator, dead_letter, scheduler."
+    condition     = alltrue([for name in keys(var.functions) : contains(["api", "step_worker", "coordinator", "dead_letter", "event_trigger", "scheduler"], name)])
+    error_message = "Only the functions of functions.tf can be changed: api, step_worker, coordinator, dead_letter, event_trigger, scheduler."
   }
 
   validation {

@@ -18,6 +18,7 @@ from shared import VERSION
 from shared.core.kinds import LISTS, bare
 from shared.core.lineage import SLUG
 from shared.core.record import Record
+from shared.core.spec import NAME_PATTERN
 from shared.core.subscription import ID
 from shared.engine.catalog import PART
 from shared.errors import CODES
@@ -53,6 +54,7 @@ _PATH_VALUES = {
     "pipeline": ("The name of the pipeline.", "billing", PART.pattern),
     "run_id": ("The id of the run.", "r2c7f0e0f7c4a4d6b9a1e3c5d7", "r[0-9a-f]{25}"),
     "key_id": ("The id of the key.", "0123456789ab", "[0-9a-f]{12}"),
+    "schedule_id": ("The name of the schedule.", "daily", NAME_PATTERN.strip("^$")),
     "credential_id": ("The name of the credential.", "main", NAME),
     "subscription_id": ("The name of the subscription.", "slack", ID.strip("^$")),
     "ref": ("The number of the credit note.", "CN-1001", REF),

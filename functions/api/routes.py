@@ -8,7 +8,17 @@ from flask import Response
 from msgspec import json
 from werkzeug.routing import Map, Rule
 
-from functions.api import admin, coverage, dead_letters, focus, logs, runs, subscriptions, views
+from functions.api import (
+    admin,
+    coverage,
+    dead_letters,
+    focus,
+    logs,
+    runs,
+    schedules,
+    subscriptions,
+    views,
+)
 from functions.api.http import Call
 from functions.api.route import Route
 from shared.accounts import Organization, Scope
@@ -18,6 +28,7 @@ from shared.engine.focus import FocusCheckView
 from shared.engine.logs import LineView, LogView
 from shared.engine.preflight import CheckView
 from shared.engine.query import HistoryView, RunView
+from shared.engine.schedules import ScheduleView
 from shared.engine.submit import Preview
 from shared.vault import CredentialInfo
 
@@ -40,6 +51,7 @@ def openapi_text() -> bytes:
 READ, EXECUTE, ADMIN = Scope.READ, Scope.EXECUTE, Scope.ADMIN
 _OF_RUN = "<org>/<run_id>"
 _OF_SUBSCRIPTION = "<org>/<subscription_id>"
+_OF_SCHEDULE = "/pipelines/schedules/<org>/<schedule_id>"
 
 _ALL = (
     Route("GET", "/health", None, runs.health, {200: views.HealthView}),
@@ -103,6 +115,32 @@ _ALL = (
         conflicts=(409, 422),
     ),
     Route("GET", "/pipelines/quota/<org>", READ, runs.quota, {200: views.QuotaView}),
+    Route(
+        "GET",
+        "/pipelines/schedules/<org>",
+        READ,
+        schedules.list_schedules,
+        {200: views.SchedulesView},
+    ),
+    Route("GET", _OF_SCHEDULE, READ, schedules.show_schedule, {200: ScheduleView}),
+    Route(
+        "PUT",
+        _OF_SCHEDULE,
+        EXECUTE,
+        schedules.put_schedule,
+        {200: ScheduleView, 201: ScheduleView},
+        body=schedules.WantedSchedule,
+        conflicts=(409,),
+    ),
+    Route("DELETE", _OF_SCHEDULE, EXECUTE, schedules.remove_schedule, {204: None}),
+    Route(
+        "GET",
+        f"{_OF_SCHEDULE}/skipped",
+        READ,
+        schedules.list_skipped,
+        {200: views.SkippedPageView},
+        query=schedules.SkippedQuery,
+    ),
     Route("GET", "/pipelines/catalog/<org>", READ, runs.catalog, {200: views.CatalogView}),
     Route(
         "GET",

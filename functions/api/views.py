@@ -9,6 +9,7 @@ from shared.accounts import ApiKey, AuditEntry, Limits, Organization
 from shared.core.record import Json
 from shared.engine.describe import PipelineDetail
 from shared.engine.query import AttemptView, EvidenceView, StatusView, TransitionView, View
+from shared.engine.schedules import ScheduleView, SkippedView
 from shared.vault import CredentialInfo
 
 
@@ -24,6 +25,19 @@ class ReadyView(View, frozen=True, kw_only=True):
 
     status: Literal["ready"] = "ready"
     pipelines: int
+
+
+class SchedulesView(View, frozen=True, kw_only=True):
+    """The schedules of an organization."""
+
+    schedules: tuple[ScheduleView, ...]
+
+
+class SkippedPageView(View, frozen=True, kw_only=True):
+    """A page of due times that were not started; `next` is `before` of the next page, null at the end."""
+
+    skipped: tuple[SkippedView, ...]
+    next: datetime | None
 
 
 class Links(View, frozen=True, kw_only=True):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from shared.accounts import Accounts
     from shared.accounts.postgres import PostgresAccounts
     from shared.firestore import Database
+    from shared.schedules import Schedules
     from shared.subscriptions import Subscriptions
 
 
@@ -112,6 +113,8 @@ def open_cloud(
             stack.callback(jobs.close)
         accounts = AtFirstUse(lambda: open_accounts(settings, cloud))
         stack.callback(accounts.close)
+        schedules = AtFirstUse(lambda: _schedules(cloud))
+        stack.callback(schedules.close)
         subscriptions = AtFirstUse(lambda: _subscriptions(cloud))
         stack.callback(subscriptions.close)
         warehouse = AtFirstUse(lambda: _warehouse(settings, cloud, clock, timing, database))
@@ -122,6 +125,7 @@ def open_cloud(
             runs=FirestoreRunStore(database, now=now, new_id=new_id),
             bus=bus,
             accounts=cast("Accounts", _Standing(accounts)),
+            schedules=cast("Schedules", _Standing(schedules)),
             subscriptions=cast("Subscriptions", _Standing(subscriptions)),
             vault=FirestoreVault(
                 database, ring, now=now, new_id=new_id, sleep=sleep, random=chance
@@ -173,6 +177,12 @@ def _callers(
     from shared.oidc import Callers, GoogleKeys  # noqa: PLC0415  # none is asked for on emulators
 
     return Callers(account, cloud.push_audience, GoogleKeys(now).find, now).check
+
+
+def _schedules(cloud: CloudSettings) -> Schedules:
+    from shared.schedules.postgres import PostgresSchedules  # noqa: PLC0415  # who needs them
+
+    return PostgresSchedules(cloud.accounts.reveal().decode())
 
 
 def _subscriptions(cloud: CloudSettings) -> Subscriptions:

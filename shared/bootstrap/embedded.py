@@ -133,6 +133,7 @@ def _embedded(
     from shared.bus.local import LocalBus, Subscription  # noqa: PLC0415
     from shared.core.plans import parse_plans  # noqa: PLC0415
     from shared.journal import Journal  # noqa: PLC0415
+    from shared.schedules.sqlite import SqliteSchedules  # noqa: PLC0415
     from shared.state.sqlite import SqliteRunStore  # noqa: PLC0415
     from shared.subscriptions.sqlite import SqliteSubscriptions  # noqa: PLC0415
     from shared.vault.local import LocalKeyRing, SqliteVault  # noqa: PLC0415
@@ -147,6 +148,7 @@ def _embedded(
     bus = LocalBus(
         journal,
         {
+            Topic.STARTS: Subscription(_PUSH + "event_trigger", 2),
             Topic.STEPS: Subscription(_PUSH + "step_worker", settings.step_threads),
             Topic.COMPLETIONS: Subscription(_PUSH + "coordinator", 2),
         },
@@ -164,6 +166,7 @@ def _embedded(
         bus=bus,
         accounts=accounts,
         subscriptions=SqliteSubscriptions(journal),
+        schedules=SqliteSchedules(journal),
         vault=SqliteVault(journal, LocalKeyRing(settings.data / "keys.json"), clock.now),
         warehouse=warehouse,
         objects=lambda org, url, credential: (

@@ -20,6 +20,7 @@ from shared.cli import (
     keys,
     orgs,
     runs,
+    schedules,
     show,
     subscriptions,
 )
@@ -91,6 +92,7 @@ app.command(rich_help_panel=_RUNS, epilog=runs.EXIT_CODES)(runs.retry)
 app.command(rich_help_panel=_RUNS)(runs.quota)
 app.command(rich_help_panel=_RUNS)(runs.catalog)
 app.command(rich_help_panel=_RUNS)(coverage.coverage)
+app.add_typer(schedules.app, name="schedules", rich_help_panel=_RUNS)
 app.add_typer(orgs.app, name="orgs", rich_help_panel=_ONBOARDING)
 app.add_typer(keys.app, name="keys", rich_help_panel=_ONBOARDING)
 app.add_typer(credentials.app, name="credentials", rich_help_panel=_ONBOARDING)

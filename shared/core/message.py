@@ -61,6 +61,15 @@ class StepMessage(Document, frozen=True, kw_only=True):
     trace: str = ""
 
 
+class StartMessage(Document, frozen=True, kw_only=True):
+    """Start what this schedule of the organization is due for at that time."""
+
+    v: int = VERSION
+    org: str
+    schedule_id: str
+    due_at: datetime
+
+
 class CompletionMessage(Document, frozen=True, kw_only=True):
     """Look at this run: because of an attempt that ended, or (without one) because it is due."""
 
@@ -85,11 +94,12 @@ class RunEvent(Document, frozen=True, kw_only=True):
     error: str | None = None
 
 
-M = TypeVar("M", StepMessage, CompletionMessage, RunEvent)
+M = TypeVar("M", StartMessage, StepMessage, CompletionMessage, RunEvent)
 
 _encoder = msgspec.json.Encoder()
 _decoders: dict[type, msgspec.json.Decoder[object]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (StepMessage, CompletionMessage, RunEvent)
+    kind: msgspec.json.Decoder(kind)
+    for kind in (StartMessage, StepMessage, CompletionMessage, RunEvent)
 }
 
 
@@ -100,7 +110,7 @@ class _Versioned(msgspec.Struct):
 _version = msgspec.json.Decoder(_Versioned)
 
 
-def encode(message: StepMessage | CompletionMessage | RunEvent) -> bytes:
+def encode(message: StartMessage | StepMessage | CompletionMessage | RunEvent) -> bytes:
     """The message as JSON. The version is always written out, also when it is the default."""
     body = _encoder.encode(message)
     return b'{"v":%d,' % message.v + body[1:] if not body.startswith(b'{"v":') else body

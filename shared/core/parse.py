@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from shared.core import yaml
-from shared.core.cron import cron_fault
+from shared.core.cron import cron_fault, zone_fault
 from shared.core.dag import cycles
 from shared.core.nearmiss import clipped, did_you_mean, listed
 from shared.core.pipeline import (
@@ -164,7 +164,7 @@ class _Checks:
         elif isinstance(schedule, dict):
             self.cron(("schedule", "cron"), schedule.get("cron"))
             zone = schedule.get("timezone")
-            if isinstance(zone, str) and (wrong := _zone_fault(zone)):
+            if isinstance(zone, str) and (wrong := zone_fault(zone)):
                 self.add(("schedule", "timezone"), wrong)
 
     def cron(self, path: Path, expression: object) -> None:
@@ -270,14 +270,3 @@ _RETRY = RetryPolicy()
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _zone_fault(name: str) -> str | None:
-    import zoneinfo  # noqa: PLC0415  # 4 ms, for the few files that name a zone
-
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # unknown; not a name at all; a folder of zones
-        near = did_you_mean(name, zoneinfo.available_timezones())
-        return f"{clipped(name)} is no IANA time zone{near}"
-    return None

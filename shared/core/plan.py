@@ -96,3 +96,9 @@ def backoff(policy: RetryPolicy, failures: int, spread: float) -> timedelta:
         seconds *= 2.0 ** min(failures - 1, 30)
     seconds = min(seconds, policy.max_backoff_seconds)
     return timedelta(seconds=seconds * (1 + spread / 4))
+
+
+# Of a run that never had one: it was abandoned, or could not be made.
+NO_PLAN = Plan(
+    address="", pipeline_id="", provider="", domain="", version="", config_hash="", steps=()
+)

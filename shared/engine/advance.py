@@ -35,6 +35,7 @@ from shared.state import Close, StoredAttempt, StoredRun
 _TRIES = 50
 _REMEMBERED = 10_000
 _WIDE = 8  # more outstanding steps than this are folded together, at most one fold an interval
+_RARELY = 10  # a run that waits for a slot asks at least every so many waits
 _OUR_FAULT = frozenset({"lost", "unavailable"})
 _CANCEL_REASON = "cancelled by request"
 
@@ -156,7 +157,9 @@ class Coordinator:
                         run, now, app.timing, ErrorInfo(code="not_admitted", message=why)
                     )
                 else:
-                    after = replace(run, retry_at=now + app.timing.quota_wait, waiting_for=why)
+                    after = replace(
+                        run, retry_at=now + self._patience(run, answer, now), waiting_for=why
+                    )
                     after = replace(after, wake_at=wake_at(after, app.timing))
             case _:
                 assert_never(answer)
@@ -167,6 +170,17 @@ class Coordinator:
         if after.status.terminal:
             self._effects(written)
         return True
+
+    def _patience(self, run: Run, refused: Refused | NotAllowed, now: datetime) -> timedelta:
+        """How long until the quota is asked again: the longer a run has waited, the less often.
+
+        So many that wait cost little, and the times at which they ask spread out.
+        """
+        least = self._app.timing.quota_wait
+        wait = min(max(least, (now - run.created_at) / 8), _RARELY * least)
+        if isinstance(refused, Refused) and refused.reset_at is not None:
+            wait = min(max(least, refused.reset_at - now), 60 * least)
+        return wait * (1 + self._app.random() / 5)
 
     def _collect(self, run: Run, hint: CompletionMessage) -> dict[str, Attempt | None]:
         app = self._app

@@ -7,7 +7,7 @@ run; the creation of the run document is the last word on who made it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import NamedTuple, assert_never
 
@@ -16,25 +16,38 @@ import msgspec
 from shared.accounts import NotAllowed, Refused, Reserved, Spent
 from shared.app import App
 from shared.core.dates import parse_dates
-from shared.core.decide import start
+from shared.core.decide import fail_waiting, start
 from shared.core.lineage import NO_CREDENTIAL, dataset_of
 from shared.core.pipeline import Pipeline, resolve_plan
-from shared.core.plan import Plan
+from shared.core.plan import NO_PLAN, Plan
 from shared.core.record import Document, Json
 from shared.core.run import (
+    MAX_ERROR_BYTES,
+    ErrorInfo,
     Params,
     Run,
     RunStatus,
     StepState,
     Transition,
     Trigger,
+    clip,
     derived_run_id,
     shard_of,
 )
 from shared.engine.advance import step_messages
-from shared.errors import Fault, Forbidden, Invalid, Mismatch, NotFound, QuotaExceeded, Unavailable
+from shared.errors import (
+    Fault,
+    Forbidden,
+    Invalid,
+    Mismatch,
+    NotFound,
+    QuotaExceeded,
+    RequestError,
+    Unavailable,
+)
 
 _TRIES = 20
+PATIENCE = timedelta(hours=48)  # how long a start waits for quota before it fails
 MAX_PARAMETERS_BYTES = 16 * 1024
 MAX_PLAN_BYTES = 512 * 1024
 
@@ -212,6 +225,49 @@ def create(app: App, run_id: str, wanted: Wanted, now: datetime) -> Run | None:
     app.bus.publish(step_messages(decision.run, plan, decision.publish))
     app.log.info("run.accepted", run=run_id, org=wanted.org, pipeline=plan.pipeline_id)
     return decision.run
+
+
+def enqueue(app: App, asked: Submission, run_id: str) -> None:
+    """Creates the run if absent, as one that waits for its turn: a visit lets it go.
+
+    What cannot be made is created too, as a run that failed and says why: nobody hears an answer, so it
+    must be found. Raises Unavailable.
+    """
+    if app.runs.run(run_id) is not None:
+        return
+    now = app.now()
+    error: ErrorInfo | None = None
+    try:
+        params, plan = prepare(app, asked, run_id, now)
+    except RequestError as refused:
+        dates = parse_dates(asked.start_date, asked.end_date, now)
+        params = Params(
+            start_date=dates.start, end_date=dates.end, parameters=dict(asked.parameters)
+        )
+        plan = msgspec.structs.replace(NO_PLAN, address=asked.address)
+        error = ErrorInfo(code=refused.code, message=clip(str(refused), MAX_ERROR_BYTES - 100))
+    waiting = Run(
+        run_id=run_id,
+        org=asked.org,
+        dataset=dataset_of(asked.org, app.environment),
+        address=asked.address,
+        pipeline_id=plan.pipeline_id,
+        trigger=asked.trigger,
+        request_hash=_request_hash(asked),
+        created_at=now,
+        status=RunStatus.PENDING,
+        params=params,
+        shard=shard_of(run_id),
+        config_hash=plan.config_hash,
+        code_version=app.code_version,
+        trace=asked.trace,
+        wake_at=now,
+        wait_until=now + PATIENCE,
+        transitions=(Transition(at=now, to=RunStatus.PENDING, reason=asked.trigger),),
+    )
+    made = waiting if error is None else fail_waiting(waiting, now, app.timing, error)
+    if app.runs.create_run(made, plan, app.new_id()):
+        app.log.info("run.queued", run=run_id, org=asked.org, address=asked.address)
 
 
 def _wanted(app: App, asked: Submission, run_id: str, request_hash: str, now: datetime) -> Wanted:

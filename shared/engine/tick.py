@@ -1,4 +1,4 @@
-"""What the clock brings about: hints for runs that are due, and an orderly quota.
+"""What the clock brings about: starts and hints for what is due, and an orderly quota.
 
 Never runs a step and never changes a run: it puts work back at the door, and is safe at any time, any
 number of times, at once.
@@ -12,21 +12,19 @@ from typing import NamedTuple
 from shared.app import App
 from shared.bus import Outgoing
 from shared.core.message import CompletionMessage, Topic, attributes_of, encode
-from shared.core.plan import Plan
+from shared.core.plan import NO_PLAN
+from shared.engine.schedules import fire_due
 from shared.engine.submit import tombstone
 
 _PAGE = 500
 _PAGES = 20
 _KEEP_RESERVATIONS = timedelta(days=400)  # as long as the runs they belong to
 
-_NO_PLAN = Plan(
-    address="", pipeline_id="", provider="", domain="", version="", config_hash="", steps=()
-)
-
 
 class Ticked(NamedTuple):
     """What one tick did."""
 
+    starts: int
     hints: int
     expired: int
     orphans: int
@@ -36,6 +34,7 @@ class Ticked(NamedTuple):
 def tick(app: App) -> Ticked:
     """One tick. Raises Unavailable; the next tick does what this one could not."""
     return Ticked(
+        starts=fire_due(app),
         hints=_hint_due_runs(app),
         expired=app.accounts.sweep(app.now()),
         orphans=_settle_orphans(app),
@@ -73,7 +72,7 @@ def _settle_orphans(app: App) -> int:
     released = 0
     for orphan in app.accounts.orphans(now - app.timing.orphan_age):
         grave = tombstone(orphan.run_id, orphan.org, app.environment, now)
-        if app.runs.create_run(grave, _NO_PLAN, app.new_id()):
+        if app.runs.create_run(grave, NO_PLAN, app.new_id()):
             app.accounts.release(orphan.run_id)
             released += 1
             continue

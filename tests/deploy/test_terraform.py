@@ -85,7 +85,16 @@ NEEDS: Mapping[str, set[str]] = {
         "documents",
         "tasks.create",
     },
-    "scheduler": {"publish completions", "accounts", "documents"},
+    # Makes runs that wait, which may be let go or end at once: it visits as the coordinator does.
+    "event_trigger": {
+        "publish run-events",
+        "publish steps",
+        "accounts",
+        "act as tasks",
+        "documents",
+        "tasks.create",
+    },
+    "scheduler": {"publish completions", "publish starts", "accounts", "documents"},
     "dead_letter": {"accounts", "documents"},
     "tasks": {"publish completions", "publish starts", "publish steps"},
     "pusher": set(),
@@ -255,7 +264,7 @@ def _account(kind: str, member: dict[str, Any]) -> str | None:
         return "step_worker"
     if kind == "google_service_account_iam_member" and member["role"].endswith("TokenCreator"):
         return None
-    if member["_index"] is None or member["_index"] in {"steps", "completions"}:
+    if member["_index"] is None or member["_index"] in {"starts", "steps", "completions"}:
         return None
     return str(member["_index"]).split()[0]
 

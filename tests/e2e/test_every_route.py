@@ -48,6 +48,9 @@ class Walk:
         self.system = system
         self.org = tenant.slug
         self.run_id = system.run(tenant.slug, FIVE)["run_id"]
+        schedule = {"pipeline": FIVE, "cron": "0 6 1 1 *"}
+        daily = f"/pipelines/schedules/{self.org}/daily"
+        assert system.call("PUT", daily, schedule).status == 201
         made = system.call("POST", f"/admin/orgs/{self.org}/keys", {"name": "mine"})
         credential = f"/admin/orgs/{self.org}/credentials/aws/main"
         assert system.call("PUT", credential, {"metadata": {"a": "b"}}).status == 201
@@ -56,6 +59,7 @@ class Walk:
         self.values = {
             "org": self.org,
             "run_id": self.run_id,
+            "schedule_id": "daily",
             "key_id": made.json["key"]["key_id"],
             "provider": "aws",
             "credential_id": "main",
@@ -89,6 +93,7 @@ class Walk:
             f"/admin/subscriptions/{self.org}",
             f"/pipelines/quota/{self.org}",
             f"/pipelines/history/{self.org}",
+            f"/pipelines/schedules/{self.org}",
         ):
             told = self.system.call("GET", path).json
             for key in told.get("keys", ()):

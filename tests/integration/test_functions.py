@@ -147,7 +147,7 @@ def test_a_message_that_is_not_ours_is_acknowledged_and_parked(
 
 @pytest.mark.parametrize("served", ["scheduler"], indirect=True)
 def test_the_tick_says_what_it_did(served: Served) -> None:
-    assert served.call("POST", "/") == (200, b"hints=0 expired=0 orphans=0 purged=0\n")
+    assert served.call("POST", "/") == (200, b"starts=0 hints=0 expired=0 orphans=0 purged=0\n")
 
 
 def test_a_folder_has_one_process(folder: Path) -> None:

@@ -38,8 +38,9 @@ from tests.support.quick_main import TIMING
 from tests.support.stores import everything, firestore_database
 from tests.support.system import System, configs_in
 
-FUNCTIONS = ("api", "step_worker", "coordinator", "scheduler", "dead_letter")
+FUNCTIONS = ("api", "step_worker", "coordinator", "scheduler", "dead_letter", "event_trigger")
 SUBSCRIBERS = {
+    Topic.STARTS: "event_trigger",
     Topic.STEPS: "step_worker",
     Topic.COMPLETIONS: "coordinator",
     Topic.DEAD_LETTERS: "dead_letter",

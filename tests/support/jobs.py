@@ -199,6 +199,7 @@ def _engine(store: str, url: str) -> Engine:
         bus=cast("Any", _TestBus(url, runs)),
         accounts=nothing,
         subscriptions=nothing,
+        schedules=nothing,
         vault=nothing,
         warehouse=nothing,
         objects=nothing,

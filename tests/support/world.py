@@ -61,6 +61,7 @@ from shared.errors import (
 )
 from shared.journal import Journal
 from shared.log import Level, Log
+from shared.schedules.sqlite import SqliteSchedules
 from shared.state import RunStore
 from shared.state.sqlite import SqliteRunStore
 from shared.step import Processor, StepContext, StepResult
@@ -293,6 +294,7 @@ class World:
             runs=cast("Any", _Port(self, "runs", runs)),
             accounts=cast("Any", _Port(self, "accounts", accounts)),
             subscriptions=cast("Any", None),
+            schedules=SqliteSchedules(self._journal),
             bus=cast("Any", _Port(self, "bus", _Bus(self))),
             vault=cast("Any", None),
             warehouse=cast("Any", None),
