@@ -7,7 +7,6 @@ from flask import Request, Response
 
 from functions._push import admit
 from shared.bootstrap import engine
-from shared.engine.tick import tick
 from shared.errors import RequestError, Unavailable
 
 
@@ -17,7 +16,7 @@ def scheduler(request: Request) -> Response:
     try:
         made = engine(request.environ)
         admit(request, made)
-        done = tick(made.app)
+        done = made.tick()
     except RequestError as error:
         return Response(str(error), status=error.status, mimetype="text/plain")
     except Unavailable as error:

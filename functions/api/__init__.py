@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from functions.api.http import Call, authenticate, authorize, rate_headers, within
 from functions.api.problems import problem
 from functions.api.route import Route
-from functions.api.routes import PREFIX, ROUTES, URLS
+from functions.api.routes import PREFIX, ROUTES, urls
 from shared.bootstrap import engine, new_id
 from shared.errors import NotFound, PipelinesError, RequestError, WrongMethod
 from shared.log import Log, fault_of
@@ -65,7 +65,7 @@ def _match(request: Request) -> tuple[Route, dict[str, str]]:
     path = request.path
     if path != PREFIX and not path.startswith(PREFIX + "/"):
         path = PREFIX + path
-    adapter = URLS.bind_to_environ(request.environ)
+    adapter = urls().bind_to_environ(request.environ)
     try:
         name, values = adapter.match(path, method=request.method)
     except MethodNotAllowed as error:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from shared.app import App
 from shared.engine.advance import Coordinator
 from shared.engine.limit import Limit, Places
 from shared.engine.work import Worker
+
+if TYPE_CHECKING:
+    from shared.engine.tick import Ticked
 
 
 class Engine:
@@ -15,6 +19,7 @@ class Engine:
 
     def __init__(self, app: App) -> None:
         self.app = app
+        self._refreshed = False
 
     @cached_property
     def coordinator(self) -> Coordinator:
@@ -38,6 +43,16 @@ class Engine:
     def followers(self) -> Places:
         """Of those who wait for the lines of a run."""
         return Places(self.app.followers)
+
+    def tick(self) -> Ticked:
+        """One tick; before the first, what this release has changed of schedules. Raises Unavailable."""
+        from shared.engine.schedules import refresh  # noqa: PLC0415  # one function ticks
+        from shared.engine.tick import tick  # noqa: PLC0415
+
+        if not self._refreshed:
+            refresh(self.app)
+            self._refreshed = True
+        return tick(self.app)
 
     def close(self) -> None:
         """Ends the worker's thread, if there is one."""

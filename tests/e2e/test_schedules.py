@@ -187,3 +187,24 @@ def test_a_change_leaves_its_entry(schedules: Schedules, system: System) -> None
     ]
     assert of_it[1]["after"]["catchup"] == "all"
     assert "catchup" not in of_it[1]["before"]
+
+
+def test_a_release_that_changes_a_schedule_is_followed_from_its_first_tick(
+    schedules: Schedules, system: System
+) -> None:
+    schedules.call("PUT", "/daily", DAILY)
+    store = system.app.schedules
+    stored = store.enrolment(schedules.tenant.slug, "daily")
+    assert stored is not None
+    # as the release before, which knew of another expression, has left it
+    far = datetime.now(UTC) + timedelta(days=300)
+    old = replace(stored, version=stored.version + 1, timing="0 6 1 1 * UTC", due_at=far)
+    assert store.write([old])
+
+    system.restart()
+
+    soon = datetime.now(UTC) + timedelta(days=2)
+    until = time.monotonic() + 60
+    while datetime.fromisoformat(schedules.call("GET", "/daily").json["next"][0]) > soon:
+        assert time.monotonic() < until
+        time.sleep(0.1)

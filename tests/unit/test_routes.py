@@ -9,7 +9,7 @@ import pytest
 
 from functions.api.http import NoQuery
 from functions.api.route import Route
-from functions.api.routes import ROUTES, URLS
+from functions.api.routes import ROUTES, urls
 
 EVERY = [pytest.param(route, id=name) for name, route in ROUTES.items()]
 
@@ -19,7 +19,7 @@ def test_a_handler_takes_what_its_route_says(route: Route) -> None:
     takes = get_type_hints(route.run)
     assert takes.get("body") is route.body
     assert takes.get("query", NoQuery) is route.query
-    (rule,) = [rule for rule in URLS.iter_rules() if rule.endpoint == route.name]
+    (rule,) = [rule for rule in urls().iter_rules() if rule.endpoint == route.name]
     takes_values = set(list(signature(route.run).parameters)[1:]) - {"body", "query"}
     assert takes_values == rule.arguments
 
