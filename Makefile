@@ -80,7 +80,7 @@ COMPILE = .venv-lock/bin/uv pip compile --quiet --python-version $(or $(1),3.11)
 	--no-header --no-emit-index-url --no-emit-find-links --system-certs $(if $(UPGRADE),--upgrade)
 
 clean:  ## remove environments, caches and the data of demo and dev
-	rm -rf $(VENV) .venv-lock .venv-tasks .venv-bigquery .venv-checkov build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) .venv-lock .venv-tasks .venv-bigquery .venv-moto .azurite .venv-focus .venv-checkov build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache .pipelines
 	find functions shared tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
