@@ -1,4 +1,4 @@
-"""What a provider has delivered for one billing period: the newest manifest and the files it names.
+"""What a provider has delivered for one unit: a month by its newest manifest, or a day by its files.
 
 AWS Data Exports lays an export out as `{export}/data/BILLING_PERIOD=YYYY-MM/…` for the files and
 `{export}/metadata/BILLING_PERIOD=YYYY-MM/…` for the manifest, which is written after the last file.
@@ -7,21 +7,34 @@ refresh adds a full copy of the month in a folder `{time}-{execution id}`, with 
 the same folder below `metadata`, and the manifest of the period names the latest. So a folder is never
 listed for files: the manifest says which belong together.
 https://docs.aws.amazon.com/cur/latest/userguide/dataexports-export-delivery.html
+
+Azure lays one out as `{export}/{first day}-{last day}/{time}/{run id}/`, with the files of a run and their
+`manifest.json` together; while exports overwrite, the time is left out.
+https://learn.microsoft.com/azure/cost-management-billing/costs/tutorial-improved-exports
+
+Oracle writes no manifest: `FOCUS Reports/{year}/{month}/{day}/` gets a file every six hours or so, and what
+is late or corrected comes as rows of a later file. All files of a day add up.
+https://docs.oracle.com/iaas/Content/Billing/Concepts/costusagereportsoverview.htm
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from enum import StrEnum
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from shared.core.period import Unit
 from shared.core.record import Document
-from shared.errors import Terminal
+from shared.errors import Terminal, Transient
 from shared.objects import ObjectInfo, ObjectStore
+
+M = TypeVar("M", bound=Document)
 
 MANIFEST_LIMIT = 16 * 1024 * 1024
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://[^/]+/")
@@ -29,6 +42,8 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://[^/]+/")
 _RUN_TIME = re.compile(
     r"(?<![0-9])(\d{4})-?(\d{2})-?(\d{2})T(\d{2}):?(\d{2}):?(\d{2})(?:\.(\d{1,6})\d*)?Z"
 )
+
+_FOLDER_TIME = re.compile(r"/(20[0-9]{10})/[^/]+/manifest\.json$")
 
 
 class DeliveredFile(NamedTuple):
@@ -40,14 +55,17 @@ class DeliveredFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One billing period as its newest manifest has it. `made_at` orders deliveries of a period.
+    """One unit as its newest manifest has it, or its files. `made_at` orders deliveries of a unit.
 
     It is the time in the name of the run (execution id or folder), else the manifest's own time in the
-    store. The manifest has no field for it. `rows` is the number it promises for all files together.
+    store, and without a manifest the time of the newest file. `rows` is the number that is promised for
+    all files together. `told_by` is where it stands: a manifest, or the folder of the day.
     """
 
     period: date
-    manifest: ObjectInfo
+    unit: Unit
+    told_by: str
+    manifest: ObjectInfo | None
     execution_id: str
     made_at: datetime
     files: tuple[DeliveredFile, ...]
@@ -70,7 +88,9 @@ class Delivery:
     @property
     def objects(self) -> tuple[str, ...]:
         """The manifest and its files, each with its version, for the evidence."""
-        infos = (self.manifest, *(file.info for file in self.files))
+        infos = [file.info for file in self.files]
+        if self.manifest is not None:
+            infos.insert(0, self.manifest)
         return tuple(f"{info.key}@{info.version}" for info in infos)
 
 
@@ -88,13 +108,78 @@ class _Manifest(Document, frozen=True, kw_only=True, rename="camel"):
     data_row_count: int | None = None
 
 
-def newest(store: ObjectStore, export: str, period: date) -> Delivery:
+class _Run(Document, frozen=True, kw_only=True, rename="camel"):
+    run_id: str = ""
+    submitted_time: str = ""
+
+
+class _AzureManifest(Document, frozen=True, kw_only=True, rename="camel"):
+    blobs: list[_NamedFile]
+    data_row_count: int | None = None
+    run_info: _Run = _Run()
+
+
+class Layout(StrEnum):
+    """Whose folders a snapshot is delivered in."""
+
+    AWS = "aws"
+    AZURE = "azure"
+
+
+def newest(store: ObjectStore, export: str, period: date, layout: Layout) -> Delivery:
     """The newest delivery of the period.
 
     Raises Terminal: `manifest_missing`, `manifest_unreadable`, `manifest_path` (a file outside the
     export's folder of that period), `file_missing`, `file_size`, `row_count` (the manifest contradicts
-    itself).
+    itself); Transient `delivery_in_progress`.
     """
+    match layout:
+        case Layout.AWS:
+            return _newest_of_aws(store, export, period)
+        case Layout.AZURE:
+            return _newest_of_azure(store, export, period)
+
+
+def delivered_day(store: ObjectStore, export: str, day: date) -> Delivery | None:
+    """The files of a day's folder, or None while there is none."""
+    folder = f"{export}/{day:%Y/%m/%d}/"
+    files = [
+        DeliveredFile(info, None)
+        for info in store.list(folder)
+        if info.key.endswith((".csv", ".csv.gz"))
+    ]
+    if not files:
+        return None
+    return Delivery(
+        period=day,
+        unit=Unit.DAY,
+        told_by=folder,
+        manifest=None,
+        execution_id=f"{len(files)} files",
+        made_at=max(file.info.modified_at for file in files),
+        files=tuple(files),
+        rows=None,
+    )
+
+
+def _newest_of_azure(store: ObjectStore, export: str, period: date) -> Delivery:
+    folder = f"{export}/{period:%Y%m%d}-{Unit.MONTH.last(period):%Y%m%d}"
+    found = [info for info in store.list(f"{folder}/") if info.key.endswith("/manifest.json")]
+    if not found:
+        raise _no_manifest(period, f"{folder}/…/manifest.json")
+    info = max(found, key=lambda info: (_folder_time(info.key) or info.modified_at, info.key))
+    said = _read(store, info, _AzureManifest)
+    manifest = _Manifest(
+        execution_id=said.run_info.run_id,
+        data_files=[*said.blobs],
+        data_row_count=said.data_row_count,
+    )
+    made_at = _time(said.run_info.submitted_time) or _folder_time(info.key) or info.modified_at
+    # A manifest names its files from the container on; they lie beside it.
+    return _delivery(store, period, info, manifest, made_at, lambda path: _beside(path, info.key))
+
+
+def _newest_of_aws(store: ObjectStore, export: str, period: date) -> Delivery:
     folder = f"BILLING_PERIOD={period:%Y-%m}"
     expected = f"{export}/metadata/{folder}/{export}-Manifest.json"
     found = [
@@ -103,26 +188,37 @@ def newest(store: ObjectStore, export: str, period: date) -> Delivery:
         if info.key.endswith(f"/{export}-Manifest.json")
     ]
     if not found:
-        raise Terminal(
-            f"no manifest for {period:%Y-%m}: expected {expected}. The provider writes it after the "
-            f"files of the month: check the source, the export's name and the dates, or wait for "
-            f"the first delivery",
-            code="manifest_missing",
-        )
+        raise _no_manifest(period, expected)
     # The manifest of the period is the latest run's; where folders were copied, trust the times.
     runs = [info for info in found if info.key != expected]
     candidates = [info for info in found if info.key == expected]
     if runs:
         candidates.append(max(runs, key=lambda info: _time(info.key) or info.modified_at))
-    manifests = [_read(store, info) for info in candidates]
+    manifests = [_read(store, info, _Manifest) for info in candidates]
     deliveries = zip(candidates, manifests, strict=True)
     info, manifest = max(deliveries, key=lambda pair: _made_at(*pair))
-    return _delivery(store, export, period, info, manifest)
+    return _delivery(
+        store,
+        period,
+        info,
+        manifest,
+        _made_at(info, manifest),
+        lambda path: _key(path, export, period, info.key),
+    )
 
 
-def _read(store: ObjectStore, info: ObjectInfo) -> _Manifest:
+def _no_manifest(period: date, expected: str) -> Terminal:
+    return Terminal(
+        f"no manifest for {period:%Y-%m}: expected {expected}. The provider writes it after the "
+        f"files of the month: check the source, the export's name and the dates, or wait for "
+        f"the first delivery",
+        code="manifest_missing",
+    )
+
+
+def _read(store: ObjectStore, info: ObjectInfo, kind: type[M]) -> M:
     try:
-        return msgspec.json.decode(store.read(info.key, MANIFEST_LIMIT), type=_Manifest)
+        return msgspec.json.decode(store.read(info.key, MANIFEST_LIMIT), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise Terminal(
             f"{info.key}: is no manifest of a data export: {exc}", code="manifest_unreadable"
@@ -150,18 +246,34 @@ def _time(text: str) -> datetime | None:
         return None
 
 
+def _folder_time(key: str) -> datetime | None:
+    """The time in the name of a run's folder: its year to its minute."""
+    found = _FOLDER_TIME.search(key)
+    if found is None:
+        return None
+    try:
+        return datetime.strptime(found[1], "%Y%m%d%H%M").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
 def _delivery(
-    store: ObjectStore, export: str, period: date, info: ObjectInfo, manifest: _Manifest
+    store: ObjectStore,
+    period: date,
+    info: ObjectInfo,
+    manifest: _Manifest,
+    made_at: datetime,
+    key_of: Callable[[str], str],
 ) -> Delivery:
     files: dict[str, DeliveredFile] = {}
     for named in manifest.data_files:
-        key = _key(_path(named), export, period, info.key)
+        key = key_of(_path(named))
         if key in files:
             raise Terminal(
                 f"{info.key}: names {key} twice; reading it twice would double its costs",
                 code="manifest_unreadable",
             )
-        files[key] = _found(store, key, named, info.key)
+        files[key] = _found(store, key, named, info)
     counts = [file.rows for file in files.values()]
     total = manifest.data_row_count
     if total is None and counts and None not in counts:
@@ -176,9 +288,11 @@ def _delivery(
         files = {key: file._replace(rows=total) for key, file in files.items()}
     return Delivery(
         period=period,
+        unit=Unit.MONTH,
+        told_by=info.key,
         manifest=info,
         execution_id=manifest.execution_id or info.version,
-        made_at=_made_at(info, manifest),
+        made_at=made_at,
         files=tuple(files.values()),
         rows=total,
     )
@@ -188,22 +302,44 @@ def _path(named: str | _NamedFile) -> str:
     return named if isinstance(named, str) else named.blob_name
 
 
-def _found(store: ObjectStore, key: str, named: str | _NamedFile, manifest: str) -> DeliveredFile:
+def _found(
+    store: ObjectStore, key: str, named: str | _NamedFile, manifest: ObjectInfo
+) -> DeliveredFile:
     info = store.info(key)
     if info is None:
         raise Terminal(
-            f"{key}: is named by {manifest}, and is not there. A delivery in progress replaces its "
+            f"{key}: is named by {manifest.key}, and is not there. A delivery in progress replaces its "
             f"files before its manifest: run again when the new manifest is written",
             code="file_missing",
         )
     if isinstance(named, str):
+        # Nothing but the order in which they are written says that file and manifest belong together.
+        if info.modified_at > manifest.modified_at:
+            raise Transient(
+                f"{key}: is newer than {manifest.key}, so a delivery is in progress; its manifest comes "
+                f"last. Of a copy that is complete, copy the manifest again",
+                code="delivery_in_progress",
+            )
         return DeliveredFile(info, None)
     if named.byte_count is not None and named.byte_count != info.size:
         raise Terminal(
-            f"{key}: has {info.size:,} bytes, {manifest} promises {named.byte_count:,}",
+            f"{key}: has {info.size:,} bytes, {manifest.key} promises {named.byte_count:,}",
             code="file_size",
         )
     return DeliveredFile(info, named.data_row_count)
+
+
+def _beside(path: str, manifest: str) -> str:
+    """The key of a file that stands in the folder of its manifest."""
+    folder = manifest.rpartition("/")[0]
+    parts = path.split("/")
+    own = folder.split("/")
+    if parts[:-1][-len(own) :] != own or parts[-1] in {"", ".", ".."} or "\0" in path:
+        raise Terminal(
+            f"{manifest}: names {path}, which is not in its folder and is not read",
+            code="manifest_path",
+        )
+    return f"{folder}/{parts[-1]}"
 
 
 def _key(path: str, export: str, period: date, manifest: str) -> str:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from shared.core import focus, parquet
 from shared.core.lineage import LINEAGE_COLUMNS, Finding
+from shared.core.period import Unit
 from shared.errors import Terminal
 from shared.processors._delivery import Delivery
 from shared.warehouse import Column, ColumnType, NullRule, Reading, SourceFile, Table
@@ -115,9 +116,9 @@ class ExportReader:
         selected.append(f"$source_file AS {_name(SOURCE_FILE)}")
         # A row without a period stays in this load, to be rejected with its reason.
         day = f"try_cast(left({period_start}, 10) AS DATE)"
-        selected.append(
-            f"coalesce(strftime(date_trunc('month', {day}), '%Y-%m-%d'), $period) AS _run_date"
-        )
+        month = f"strftime(date_trunc('month', {day}), '%Y-%m-%d')"
+        own = f"coalesce({month}, $period)" if self.delivery.unit is Unit.MONTH else "$period"
+        selected.append(f"{own} AS _run_date")
         selected.append(
             f"CASE WHEN {day} IS NULL THEN 'BillingPeriodStart is not a date' END AS _reject"
         )
@@ -161,6 +162,13 @@ class ExportReader:
                     self._found("renamed_column", f"{source.name} is read as {target}")
         version = focus.detect(source.name for source in header.columns)
         missing = sorted(focus.mandatory(version) - known.keys())
+        if not known.keys() & focus.mandatory(version):
+            begins = ", ".join(source.name for source in header.columns[:3])
+            raise Terminal(
+                f"{name}: none of its {len(header.columns)} columns is mandatory in FOCUS (it begins "
+                f"{begins}): is it an export of another type, or with column names of another language?",
+                code="not_focus",
+            )
         if missing:
             raise Terminal(
                 f"{name}: the mandatory column{'s' if len(missing) > 1 else ''} "
@@ -178,8 +186,8 @@ def refuse_empty(delivery: Delivery, *, allow_empty: bool) -> None:
     if delivery.confirmed_empty or allow_empty:
         return
     raise Terminal(
-        f"{delivery.manifest.key}: names no rows for {delivery.period:%Y-%m}, and does not say that "
-        f"there are none. What was loaded is kept; set allow_empty if an empty month is right",
+        f"{delivery.told_by}: names no rows for {delivery.period}, and does not say that "
+        f"there are none. What was loaded is kept; set allow_empty if that is right",
         code="empty_export",
     )
 

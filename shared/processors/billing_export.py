@@ -1,13 +1,15 @@
 """`cloud.billing_export`: a provider's FOCUS export, file by file, into a table of its rows as delivered.
 
-The unit is the billing period: the newest delivery of each month that the step's days touch replaces
-what was loaded of that month, whole or not at all.
+A provider delivers whole months again and again, or files that add up day by day: the unit is the month
+or the day. What is there of each unit that the step's days touch replaces what was loaded of it, whole or
+not at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from functools import partial
@@ -18,12 +20,12 @@ from msgspec import Meta
 
 from shared.core import focus
 from shared.core.lineage import Evidence, Finding, LoadReceipt
-from shared.core.period import months
+from shared.core.period import Unit
 from shared.core.record import Record
 from shared.core.run import Summary
 from shared.errors import Terminal, Transient
 from shared.objects import ObjectInfo, ObjectStore
-from shared.processors._delivery import Delivery, newest
+from shared.processors._delivery import Delivery, Layout, delivered_day, newest
 from shared.processors._focus_file import (
     UNKNOWN,
     ExportReader,
@@ -32,7 +34,7 @@ from shared.processors._focus_file import (
     refuse_empty,
 )
 from shared.step import StepContext, StepResult, processor
-from shared.warehouse import ColumnType, Files, SourceFile, Table
+from shared.warehouse import ColumnType, Files, LoadsOf, SourceFile, Table
 
 ColumnName = Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 
@@ -41,6 +43,11 @@ class Dialect(StrEnum):
     """How a provider delivers an export."""
 
     MANIFEST_SNAPSHOT = "manifest_snapshot"
+    DELTA_FILES = "delta_files"
+
+    @property
+    def unit(self) -> Unit:
+        return Unit.DAY if self is Dialect.DELTA_FILES else Unit.MONTH
 
 
 class BillingExportConfig(Record, frozen=True, kw_only=True):
@@ -67,9 +74,23 @@ class BillingExportConfig(Record, frozen=True, kw_only=True):
         Dialect,
         Meta(
             description="How it is delivered. `manifest_snapshot`: every delivery is the whole "
-            "month, and a manifest names its files (AWS Data Exports)."
+            "month, and a manifest names its files (AWS, Azure). `delta_files`: the files in the "
+            "folder of a day add up, and no manifest names them (Oracle Cloud)."
         ),
     ] = Dialect.MANIFEST_SNAPSHOT
+    layout: Annotated[
+        Layout,
+        Meta(description="Whose folders and manifests a `manifest_snapshot` has."),
+    ] = Layout.AWS
+    lookback_days: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=400,
+            description="Days before the run's first whose units are looked at again. One that is not "
+            "there, or is loaded as it is there, is left alone.",
+        ),
+    ] = 0
     table: Annotated[
         str,
         Meta(
@@ -113,13 +134,11 @@ class BillingExportConfig(Record, frozen=True, kw_only=True):
 
 @processor("cloud.billing_export")
 def billing_export(step: StepContext, config: BillingExportConfig) -> StepResult:
-    """Loads the newest delivery of a FOCUS export for every month that the run's days touch."""
+    """Loads the newest delivery of a FOCUS export for every unit that the run's days touch."""
     credential = step.credential()
     store = step.objects(config.source)
     # All deliveries are looked at before the first one is loaded: what is missing fails early.
-    deliveries = [
-        newest(store, config.export_name, month) for month in months(step.start_date, step.end_date)
-    ]
+    deliveries = _deliveries(step, config, store)
     for delivery in deliveries:
         if not delivery.files:
             refuse_empty(delivery, allow_empty=config.allow_empty)
@@ -130,8 +149,8 @@ def billing_export(step: StepContext, config: BillingExportConfig) -> StepResult
         step.check()
         step.log.info(
             "export.found",
-            period=f"{delivery.period:%Y-%m}",
-            manifest=delivery.manifest.key,
+            period=_shown(delivery),
+            manifest=delivery.told_by,
             execution_id=delivery.execution_id,
             made_at=delivery.made_at,
             files=len(delivery.files),
@@ -147,6 +166,63 @@ def billing_export(step: StepContext, config: BillingExportConfig) -> StepResult
         findings=tuple(findings),
     )
     return StepResult(summary=_summary(deliveries, evidence), evidence=evidence)
+
+
+def _deliveries(
+    step: StepContext, config: BillingExportConfig, store: ObjectStore
+) -> list[Delivery]:
+    """Those of the run's own days, and before them what has changed of the days to look back at."""
+    unit = config.dialect.unit
+    asked = unit.firsts(step.start_date, step.end_date)
+    since = step.start_date - timedelta(days=config.lookback_days)
+    found = []
+    for first in unit.firsts(since, step.start_date):
+        if first not in asked:
+            earlier = _look_back(config, store, first)
+            if earlier is not None and not _loaded(step, config, earlier):
+                found.append(earlier)
+    return found + [_delivery_of(config, store, first) for first in asked]
+
+
+def _delivery_of(config: BillingExportConfig, store: ObjectStore, first: date) -> Delivery:
+    if config.dialect is Dialect.MANIFEST_SNAPSHOT:
+        return newest(store, config.export_name, first, config.layout)
+    delivery = delivered_day(store, config.export_name, first)
+    if delivery is None:
+        raise Terminal(
+            f"no file for {first}: expected some in {config.export_name}/{first:%Y/%m/%d}/. They come "
+            f"some hours late: check the source and the dates, or run again later",
+            code="delivery_missing",
+        )
+    return delivery
+
+
+def _look_back(config: BillingExportConfig, store: ObjectStore, first: date) -> Delivery | None:
+    try:
+        return _delivery_of(config, store, first)
+    except Terminal as missing:
+        if missing.code in {"manifest_missing", "delivery_missing"}:
+            return None
+        raise
+
+
+def _loaded(step: StepContext, config: BillingExportConfig, delivery: Delivery) -> bool:
+    slice_ = step.slice(delivery.period)
+    held = step.warehouse.loads(
+        step.dataset,
+        LoadsOf(
+            pipelines=(slice_.pipeline_id,),
+            credential_id=slice_.credential_id,
+            tables=(config.table,),
+            first=delivery.period,
+            last=delivery.period,
+        ),
+    )
+    return any(load.source_version == delivery.source_version for load in held)
+
+
+def _shown(delivery: Delivery) -> str:
+    return f"{delivery.period:%Y-%m}" if delivery.unit is Unit.MONTH else f"{delivery.period}"
 
 
 def _load(
@@ -183,7 +259,7 @@ def _load(
         findings.append(
             Finding(
                 code="row_count",
-                message=f"{delivery.manifest.key} promises {delivery.rows:,} rows, "
+                message=f"{delivery.told_by} promises {delivery.rows:,} rows, "
                 f"its files have {receipt.extracted:,}",
                 rows=abs(delivery.rows - receipt.extracted),
             )
@@ -220,8 +296,8 @@ def _summary(deliveries: list[Delivery], evidence: Evidence) -> Summary:
     rejected = sum(receipt.rejected for receipt in evidence.loads)
     extracted = sum(receipt.extracted for receipt in evidence.loads)
     warnings = len(evidence.findings) + sum(len(receipt.findings) for receipt in evidence.loads)
-    first, last = deliveries[0].period, deliveries[-1].period
-    span = f"{first:%Y-%m}" if first == last else f"{first:%Y-%m} to {last:%Y-%m}"
+    first, last = _shown(deliveries[0]), _shown(deliveries[-1])
+    span = first if first == last else f"{first} to {last}"
     files = sum(len(delivery.files) for delivery in deliveries)
     return Summary(
         extracted=extracted,

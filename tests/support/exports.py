@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from shared.core.period import month_after
@@ -110,7 +110,10 @@ class Export:
         path.write_text(json.dumps(content))
         if modified_at is not None:
             stamp = modified_at.astimezone(UTC).timestamp()
-            os.utime(path, (stamp, stamp))
+            # A provider writes its manifest last.
+            written = [self.source / one.partition("prefix/")[2] for one in map(str, files)]
+            for each in (*filter(Path.is_file, written), path):
+                os.utime(each, (stamp, stamp))
         return path
 
     def deliver(self, period: str, *parts: Sequence[Row], at: datetime | None = None) -> Path:
@@ -120,3 +123,49 @@ class Export:
             for number, rows in enumerate(parts, start=1)
         ]
         return self.manifest(period, paths, modified_at=at)
+
+
+@dataclass(frozen=True, slots=True)
+class AzureExport:
+    """An export of Azure's Cost Management in a folder that is a source of exports."""
+
+    source: Path
+    name: str = "daily"
+
+    def deliver(
+        self,
+        period: str,
+        *parts: Sequence[Row],
+        time: str = "202502150730",
+        header: Sequence[str] = HEADER,
+        **changes: object,
+    ) -> Path:
+        """One run: a CSV file for each part, and then its manifest."""
+        first = date.fromisoformat(f"{period}-01")
+        last = month_after(first) - timedelta(days=1)
+        folder = f"{self.name}/{first:%Y%m%d}-{last:%Y%m%d}/{time}/run-{time}"
+        (self.source / folder).mkdir(parents=True)
+        submitted = datetime.strptime(time, "%Y%m%d%H%M").replace(tzinfo=UTC)
+        blobs: list[dict[str, object]] = []
+        for number, rows in enumerate(parts, start=1):
+            content = csv_gz(rows, header)
+            key = f"{folder}/part_0_{number:04d}.csv.gz"
+            (self.source / key).write_bytes(content)
+            blob = {
+                "blobName": f"costs/{key}",
+                "byteCount": len(content),
+                "dataRowCount": len(rows),
+            }
+            blobs.append(blob)
+        said = {
+            "blobCount": len(blobs),
+            "dataRowCount": sum(map(len, parts)),
+            "blobs": blobs,
+            "runInfo": {
+                "runId": f"run-{time}",
+                "submittedTime": f"{submitted:%Y-%m-%dT%H:%M:%S}.5Z",
+            },
+        }
+        manifest = self.source / folder / "manifest.json"
+        manifest.write_text(json.dumps(said | changes))
+        return manifest

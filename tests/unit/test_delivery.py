@@ -8,7 +8,7 @@ import pytest
 
 from shared.errors import Terminal
 from shared.objects.files import FolderStore
-from shared.processors._delivery import Delivery, newest
+from shared.processors._delivery import Delivery, Layout, newest
 from tests.support.exports import Export
 
 FEB = date(2025, 2, 1)
@@ -21,7 +21,7 @@ def export(tmp_path: Path) -> Export:
 
 
 def found(export: Export, period: date = FEB) -> Delivery:
-    return newest(FolderStore(export.source), export.name, period)
+    return newest(FolderStore(export.source), export.name, period, Layout.AWS)
 
 
 def refused(export: Export, period: date = FEB) -> Terminal:
@@ -95,6 +95,7 @@ def test_another_content_or_another_run_is_another_version(export: Export) -> No
     first = found(export).source_version
     assert first == found(export).source_version
     export.file("2025-02", "costs-00001.csv.gz", b"other")
+    export.manifest("2025-02", [path])
     second = found(export).source_version
     export.manifest("2025-02", [path], execution_id="another")
     assert len({first, second, found(export).source_version}) == 3
