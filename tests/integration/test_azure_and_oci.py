@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -15,7 +16,7 @@ from shared.core.yaml import read
 from shared.errors import Terminal, Transient
 from shared.settings import ROOT
 from shared.step import StepResult
-from shared.warehouse import Value
+from shared.warehouse import Value, Warehouse
 from shared.warehouse.duckdb import DuckdbWarehouse
 from tests.support.exports import HEADER, AzureExport, Export, Row, csv_gz, row
 from tests.support.focus import check_focus
@@ -27,7 +28,7 @@ PROCEDURES = ROOT / "configs" / "system" / "procedures"
 class Scene:
     """A pipeline's two steps, with its configuration but for what a run would fill in."""
 
-    def __init__(self, provider: str, source: Path, warehouse: DuckdbWarehouse) -> None:
+    def __init__(self, provider: str, source: Path, warehouse: Warehouse) -> None:
         path = ROOT / f"configs/cloud/{provider}/cost/billing.yml"
         steps: Any = read(path.name, path.read_bytes()).value
         self.configs = [dict(step["config"]) for step in steps["steps"]]
@@ -66,9 +67,25 @@ class Scene:
         return {row[0]: row[1] for row in self.query(sql)}
 
 
+on_both = pytest.mark.parametrize(
+    "warehouse", ["duckdb", pytest.param("bigquery", marks=pytest.mark.cloud)], indirect=True
+)
+
+
 @pytest.fixture
-def warehouse(tmp_path: Path) -> Iterator[DuckdbWarehouse]:
-    opened = DuckdbWarehouse(tmp_path / "warehouse.duckdb", PROCEDURES, lambda: CREATED)
+def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Warehouse]:
+    opened: Warehouse
+    if getattr(request, "param", "duckdb") == "duckdb":
+        opened = DuckdbWarehouse(tmp_path / "warehouse.duckdb", PROCEDURES, lambda: CREATED)
+    else:
+        from tests.support.bigquery import bigquery_warehouse, drop
+
+        shutil.copytree(PROCEDURES, tmp_path / "procedures")
+        (tmp_path / "scratch").mkdir()
+        emulator = request.getfixturevalue("bigquery_emulator")
+        bigquery = bigquery_warehouse(emulator.host, tmp_path)
+        drop(bigquery, "acme_test")
+        opened = bigquery
     opened.create_dataset("acme_test")
     yield opened
     opened.close()
@@ -117,7 +134,7 @@ def export(source: Path) -> AzureExport:
 
 
 @pytest.fixture
-def azure(export: AzureExport, warehouse: DuckdbWarehouse) -> Scene:
+def azure(export: AzureExport, warehouse: Warehouse) -> Scene:
     scene = Scene("azure", export.source, warehouse)
     scene.configs[0]["export_name"] = export.name
     return scene
@@ -128,6 +145,7 @@ def deliver(export: AzureExport, *parts: Sequence[Row], **changes: Any) -> Path:
     return export.deliver("2025-02", *parts, header=header, **changes)
 
 
+@on_both
 def test_a_month_of_azure_is_the_same_in_its_files_its_table_and_focus(
     azure: Scene, export: AzureExport
 ) -> None:
@@ -161,7 +179,7 @@ def test_a_month_of_azure_is_the_same_in_its_files_its_table_and_focus(
 
 
 def test_a_clean_month_of_azure_breaks_no_rule(
-    azure: Scene, export: AzureExport, warehouse: DuckdbWarehouse
+    azure: Scene, export: AzureExport, warehouse: Warehouse
 ) -> None:
     deliver(export, [charge(n) for n in range(20)])
     azure()
@@ -256,7 +274,7 @@ def test_a_header_in_another_language_is_refused_clearly(azure: Scene, export: A
 
 
 def test_a_manifest_of_aws_that_is_older_than_its_data_waits_for_the_next(
-    source: Path, warehouse: DuckdbWarehouse
+    source: Path, warehouse: Warehouse
 ) -> None:
     aws = Scene("aws", source, warehouse)
     aws.configs[0]["export_name"] = "costs"
@@ -331,7 +349,7 @@ def reports(source: Path) -> Reports:
 
 
 @pytest.fixture
-def oracle(source: Path, warehouse: DuckdbWarehouse) -> Scene:
+def oracle(source: Path, warehouse: Warehouse) -> Scene:
     scene = Scene("oci", source, warehouse)
     scene.configs[0]["export_name"] = "FOCUS Reports"
     second = date(2025, 2, 2)
@@ -339,6 +357,7 @@ def oracle(source: Path, warehouse: DuckdbWarehouse) -> Scene:
     return scene
 
 
+@on_both
 def test_the_files_of_a_day_of_oracle_add_up_in_the_words_of_today(
     oracle: Scene, reports: Reports
 ) -> None:
@@ -375,6 +394,7 @@ def test_the_files_of_a_day_of_oracle_add_up_in_the_words_of_today(
     ]
 
 
+@on_both
 def test_a_row_that_comes_twice_counts_once_and_says_so(oracle: Scene, reports: Reports) -> None:
     reports.write("2025-02-02", "0001", [line(1), line(2)])
     reports.write("2025-02-02", "0007", [line(2), line(2, BilledCost="0.5"), line(3)])
