@@ -182,6 +182,8 @@ def list_credentials(call: Call, org: str) -> Response:
 
 def list_credentials_of(call: Call, org: str, provider: str) -> Response:
     """The active credentials for the provider, without their secrets."""
+    if not re.fullmatch(NAME, provider):
+        raise NotFound(f"{provider!r} is no provider: its name would match {NAME}")
     return _credentials(call, org, _canonical(call, provider))
 
 
