@@ -17,7 +17,7 @@ from typing import IO
 
 import msgspec
 
-from shared.settings import ROOT
+from shared.bootstrap.compiled import compile_catalog
 from tests.chaos.child import Birth, Life
 from tests.chaos.left import Ended, Left
 from tests.chaos.proxies import POINTS, Kill, Note, noted
@@ -34,6 +34,7 @@ from tests.chaos.scenes import (
     kill_at,
 )
 from tests.support.exports import Export, row
+from tests.support.system import configs_in
 
 HERE = Path(__file__).parent
 ORGS = ("acme", "beta", "gamma")
@@ -52,11 +53,10 @@ class World:
         self._scenes = 0
         self._log = (folder / "stderr").open("a+")
         self._zygote = self._popen([], stdin=subprocess.PIPE)
-        configs = folder / "configs"
-        shutil.copytree(ROOT / "configs" / "system", configs / "system")
-        shutil.copytree(HERE.parent / "pipelines", configs, dirs_exist_ok=True)
+        configs = configs_in(folder)
         (configs / "engine" / "chaos").mkdir(parents=True)
         shutil.copy(HERE / "work.yml", configs / "engine" / "chaos" / "work.yml")
+        compile_catalog(configs)  # a life that is killed after a second parses none of them
         for org in ORGS:
             export = Export(folder / "objects" / org / "exports")
             rows = [row(number, MONTH) for number in range(ROWS)]
