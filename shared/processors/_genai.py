@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import msgspec
-from msgspec import Meta, structs
+from msgspec import structs
 
 from shared.core.genai import (
     COSTS_TABLE,
@@ -36,16 +36,6 @@ from shared.errors import Transient
 from shared.providers import Access, Feed, Row, Span
 from shared.step import StepContext
 from shared.warehouse import Batches, Column, ColumnType, NullRule, Table
-
-LookbackDays = Annotated[
-    int,
-    Meta(
-        ge=0,
-        le=90,
-        description="Days before the run's first one that are read again, because the provider may "
-        "still change them.",
-    ),
-]
 
 _DIMENSIONS = (
     Column("account_id", description="The account at the provider"),
@@ -200,6 +190,7 @@ def access_of(step: StepContext) -> Access:
     return Access(
         http=step.http,
         base_url=step.registry.base_url,
+        objects=step.objects,
         credential=credential,
         account=account if isinstance(account, str) else step.credential_id,
     )

@@ -8,7 +8,6 @@ from shared.core.reconcile import drifts, overall, reconciled
 from shared.core.record import Record
 from shared.processors._genai import (
     COSTS,
-    LookbackDays,
     Reading,
     Spool,
     access_of,
@@ -16,6 +15,7 @@ from shared.processors._genai import (
     summary_of,
     told_span,
 )
+from shared.processors._lookback import LookbackDays
 from shared.providers.sources import source_of
 from shared.step import StepContext, StepResult, processor
 

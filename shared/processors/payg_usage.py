@@ -6,7 +6,6 @@ from shared.core.lineage import Evidence
 from shared.core.record import Record
 from shared.processors._genai import (
     USAGE,
-    LookbackDays,
     Reading,
     Spool,
     access_of,
@@ -14,6 +13,7 @@ from shared.processors._genai import (
     told_span,
     usage_row,
 )
+from shared.processors._lookback import LookbackDays
 from shared.providers.sources import source_of
 from shared.step import StepContext, StepResult, processor
 

@@ -6,7 +6,7 @@ for, so that a day without usage (answered, and nothing there) is told apart fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -21,6 +21,7 @@ from shared.core.record import Json
 from shared.core.secret import Secret
 from shared.errors import Terminal
 from shared.http import Http
+from shared.objects import ObjectStore
 from shared.vault import Credential
 
 Row = TypeVar("Row", Usage, Cost)
@@ -28,7 +29,7 @@ Row = TypeVar("Row", Usage, Cost)
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How a provider is asked: over this way, with this credential.
+    """How a provider is asked: over this way or from its files, with this credential.
 
     `account` is the account's id at the provider as the credential's metadata have it (`account_id`), or
     else the credential's id.
@@ -36,6 +37,7 @@ class Access:
 
     http: Http
     base_url: Callable[[str], str]
+    objects: Callable[[str], ObjectStore]
     credential: Credential
     account: str
 
@@ -72,7 +74,7 @@ class Page(Generic[Row]):
     """Some rows, and the days that are answered with this page."""
 
     rows: Sequence[Row]
-    days: Sequence[date]
+    days: Collection[date]
     findings: Sequence[Finding] = ()
 
 

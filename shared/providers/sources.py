@@ -9,11 +9,13 @@ from shared.core.nearmiss import listed
 from shared.errors import Terminal
 from shared.providers import GenaiSource
 from shared.providers.anthropic import Anthropic
+from shared.providers.deepseek import DeepSeek
 from shared.providers.openai import OpenAI
 
 SOURCES: Mapping[str, GenaiSource] = MappingProxyType(
     {
         "anthropic": Anthropic(),
+        "deepseek": DeepSeek(),
         "openai": OpenAI(),
     }
 )
