@@ -63,6 +63,8 @@ def _request_id(request: Request) -> str:
 
 def _match(request: Request) -> tuple[Route, dict[str, str]]:
     path = request.path
+    if "\0" in path:  # nothing has such a name: PostgreSQL could not even be asked for it
+        raise NotFound("there is nothing at a path with a NUL in it", code="path_not_found")
     if path != PREFIX and not path.startswith(PREFIX + "/"):
         path = PREFIX + path
     adapter = urls().bind_to_environ(request.environ)

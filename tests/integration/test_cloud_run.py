@@ -23,6 +23,7 @@ from shared.bootstrap.cloud import Opened, open_cloud
 from shared.bootstrap.embedded import push_application
 from shared.core.lineage import Evidence
 from shared.core.message import Topic
+from shared.core.providers import FILE
 from shared.core.record import Record
 from shared.core.run import Run, RunStatus, Summary
 from shared.core.secret import Secret
@@ -37,7 +38,7 @@ from tests.support.postgres import Wire
 from tests.support.pubsub import create_queue, provision, subscribe, unsubscribe
 from tests.support.relay import Relay
 from tests.support.stores import open_runs
-from tests.support.system import configs_in
+from tests.support.system import ENGINE, configs_in
 from tests.unit.test_settings import CLOUD
 
 pytestmark = pytest.mark.cloud
@@ -87,6 +88,8 @@ class Whole:
         configs = configs_in(folder)
         (configs / "acme" / "test").mkdir(parents=True)
         (configs / "acme" / "test" / "secret.yml").write_text(PIPELINE)
+        with (configs / FILE).open("a") as registry:
+            registry.write(ENGINE.replace("engine:", "acme:"))
         place = f"projects/{self.project}/locations/europe-west1"
         database = backends.postgres.database()
         environ = {

@@ -5,7 +5,6 @@ Accounts and bus are the embedded ones; where nothing fails, leases and interval
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,13 +20,13 @@ from shared.engine.submit import Submission, submit
 from shared.engine.tick import tick
 from shared.errors import Unavailable
 from shared.log import Level
-from shared.settings import ROOT, Settings
+from shared.settings import Settings
 from shared.state import RunStore
 from shared.state.firestore import FirestoreRunStore
 from tests.support.emulators import Emulator
 from tests.support.firestore import Watch, lost
 from tests.support.stores import firestore_database, new_id, open_runs
-from tests.support.system import PIPELINES
+from tests.support.system import configs_in
 
 pytestmark = pytest.mark.cloud
 
@@ -51,13 +50,9 @@ class Engine:
     """The embedded system, but for its runs, which are in Firestore. A folder can be opened again."""
 
     def __init__(self, folder: Path, host: str, project: str, timing: Timing) -> None:
-        configs = folder / "configs"
-        if not configs.exists():
-            shutil.copytree(ROOT / "configs", configs)
-            shutil.copytree(PIPELINES, configs, dirs_exist_ok=True)
         settings = Settings(
             data=folder / "data",
-            configs=configs,
+            configs=configs_in(folder),
             objects=folder / "objects",
             environment="test",
             step_threads=16,

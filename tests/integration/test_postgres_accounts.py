@@ -156,7 +156,7 @@ def test_a_web_role_can_read_write_and_call_nothing(
             admin.execute("grant usage on schema accounts to public")
         relations = dict(admin.execute(RELATIONS).fetchall())
         functions = admin.execute(FUNCTIONS).fetchall()
-    assert len(relations) == 8
+    assert len(relations) == 10
     assert len(functions) == 4
     with contextlib.closing(web(postgres, database, role)) as db:
         for name, kind in relations.items():
