@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import calendar
 import shlex
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,6 @@ from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeAlias
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
@@ -58,7 +56,6 @@ Ask: TypeAlias = Callable[[str], Sequence[object]]
 def demo(rows: int, keep: Path | None) -> int:
     """The exit code: 0 only when everything is equal. Raises Stop, ConfigError, Unavailable."""
     began = time.monotonic()
-    _end_on_signals()
     show.lines(
         Text.assemble(("pipelines demo", "bold"), " · a month of AWS costs, on this machine"), ""
     )
@@ -342,35 +339,6 @@ def _folder(keep: Path | None) -> Iterator[Path]:
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise Stop(Code.BAD_INPUT, f"--keep {keep}: is there already, and not an empty folder")
     yield keep.absolute()
-
-
-def _end_on_signals() -> None:
-    """Lets Ctrl-C and SIGTERM end the demo, wherever the main thread is.
-
-    What a handler raises inside a finalizer is lost, so there it only asks to be called again.
-    """
-    asked: list[int] = []
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        if signum != signal.SIGALRM:
-            asked.append(signum)
-        if _in_finalizer(frame):
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-        elif asked[0] == signal.SIGINT:
-            raise KeyboardInterrupt
-        else:
-            raise SystemExit(128 + asked[0])
-
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(signum, end)
-
-
-def _in_finalizer(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename.endswith("weakref.py"):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _farewell(keep: Path | None) -> None:

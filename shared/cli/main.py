@@ -24,6 +24,7 @@ from shared.cli import (
     show,
     subscriptions,
 )
+from shared.cli.signals import end_on_signals
 from shared.cli.stop import Code, Stop, of_config, of_unavailable
 from shared.errors import ConfigError, Unavailable
 
@@ -121,6 +122,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal of another encoding
+    end_on_signals()
     try:
         app(prog_name="pipelines")
     except Stop as stop:
